@@ -1,0 +1,37 @@
+# `make demo` and `make test` set up all they need, in .venv, from python3 (3.11 or 3.12) and the package registry.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lock clean
+
+demo: .venv/installed  ## trains a small GCN on drawn shapes, about 2 minutes, then labels pictures with it
+	$(BIN)/python run.py --config=configs/shapes.py
+	@echo "Look at runs/shapes/pictures/: image, truth and prediction side by side."
+	@echo "Curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir=runs"
+
+test: .venv/installed-dev  ## the tests, about 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gcn_jax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[dev]'
+	touch $@
+
+lock:  ## requirements.txt anew, from pyproject.toml
+	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet uv
+	.venv/lock/bin/uv pip compile --quiet --universal --no-annotate --upgrade pyproject.toml -o requirements.txt \
+		--custom-compile-command 'make lock'
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,14 @@
+"""Large Kernel Matters (Peng et al., CVPR 2017) in JAX/Flax.
+
+The public face:
+
+* `build_model`: the network, a pure `flax.linen.Module`.
+* `load`: a trained model from a workdir, as a `Segmenter` with ``predict(image)``.
+* `UserError`: what every mistake of a caller's files or configs raises, a `ValueError`.
+"""
+
+from gcn_jax.errors import UserError
+from gcn_jax.inference import Segmenter, load
+from gcn_jax.models import build_model
+
+__all__ = ["Segmenter", "UserError", "build_model", "load"]

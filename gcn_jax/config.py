@@ -1,0 +1,186 @@
+"""Every config value with its default, and every check of what the user wrote.
+
+A recipe in ``configs/`` starts from `default` and changes what differs; any value can then be set on the command
+line: ``--config.batch_size=8``. `validate` runs before anything else does.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from gcn_jax.data.sources import split_name
+from gcn_jax.data.specs import SPECS, DatasetSpec
+from gcn_jax.errors import UserError
+from gcn_jax.losses import REDUCTIONS
+from gcn_jax.models import GCN, build_model
+from gcn_jax.optim import DECAYED, SCHEDULES
+
+# Means and standard deviations of ImageNet's RGB channels, 0-255, as torchvision states them.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+# What decides which tensors a model has and what they mean; equal in every checkpoint that a run may start from.
+ARCHITECTURE = ("backbone", "width", "kernel_size", "boundary_refine", "strides_in")
+
+
+def default() -> ml_collections.ConfigDict:
+    """The paper's network and solver, with our choices where the paper is silent; data and length are a recipe's."""
+    return ml_collections.ConfigDict(
+        {
+            "num_steps": 0,  # batches in all
+            "batch_size": 1,  # images a step, over all devices
+            "seed": 0,  # of initialisation, data order and augmentation
+            "data_dir": "",  # where the official files are; empty: download them
+            "init_from": "",  # a workdir, whose best weights the run starts from; empty: random initialisation
+            "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
+            "log_every": 20,  # steps
+            "eval_every": 5000,  # steps; an evaluation is also a checkpoint
+            "checkpoint_every": 1000,  # steps
+            "keep_checkpoints": 2,  # the newest; the best by mean IoU stays besides
+            "model": {  # the arguments of `gcn_jax.build_model`
+                "backbone": "resnet152",
+                "width": 64,
+                "kernel_size": 15,
+                "boundary_refine": True,
+                "strides_in": "v1.5",
+                "norm": "frozen",
+                "remat": False,
+                "dtype": "float32",
+            },
+            "data": {
+                "dataset": "",  # the label space, one of gcn_jax.data.specs
+                "train": "",  # "data set/split"
+                "eval": "",
+                "size": 512,  # training images are cropped and padded to size x size
+                "flip": True,
+                "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
+                "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
+                "num_threads": 4,
+                "prefetch": 16,  # samples read ahead
+            },
+            "optimizer": {
+                "learning_rate": 2.6e-5,  # FCN's 1e-10 on the summed loss of 512 x 512 pixels (our choice)
+                "schedule": "fixed",  # or "poly"
+                "poly_power": 0.9,
+                "momentum": 0.99,
+                "weight_decay": 5e-4,
+                "decay": "all",  # or "kernels": what weight decay applies to
+                "loss": "mean",  # over non-void pixels, or their "sum"
+                "accumulate": 1,  # batches whose mean gradient makes one update
+                "clip_norm": 0.0,  # of the gradient, global; 0: off
+                "ema_decay": 0.0,  # of an exponential moving average of the parameters, then evaluated; 0: off
+            },
+            "eval": {
+                "batch_size": 1,  # rounded up to a multiple of the mesh's data axis
+                "checkpoint": "best",  # or "latest": what --mode=eval and predict use
+                "num_pictures": 4,
+            },
+            "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
+        }
+    )
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0
+
+
+def _fraction(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return choices.__contains__, f"one of {', '.join(choices)}"
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("num_steps", "batch_size", "log_every", "eval_every"), (_positive, "positive")),
+    **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), (_positive, "positive")),
+    **dict.fromkeys(("data.num_threads", "data.prefetch", "eval.num_pictures"), (_not_negative, "0 or more")),
+    **dict.fromkeys(("optimizer.weight_decay", "optimizer.clip_norm", "seed"), (_not_negative, "0 or more")),
+    **dict.fromkeys(("optimizer.momentum", "optimizer.ema_decay"), (_fraction, "at least 0 and below 1")),
+    **dict.fromkeys(("optimizer.learning_rate", "optimizer.poly_power"), (_positive, "positive")),
+    **dict.fromkeys(("optimizer.accumulate", "eval.batch_size", "mesh.space"), (_positive, "positive")),
+    "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
+    "data.size": (lambda value: value >= 32 and value % 32 == 0, "a positive multiple of 32"),
+    "data.mean": (lambda value: len(value) == 3, "three numbers, RGB, 0-255"),
+    "data.std": (lambda value: len(value) == 3 and min(value) > 0, "three positive numbers, RGB, 0-255"),
+    "data.dataset": _one_of(*SPECS),
+    "optimizer.schedule": _one_of(*SCHEDULES),
+    "optimizer.decay": _one_of(*DECAYED),
+    "optimizer.loss": _one_of(*REDUCTIONS),
+    "eval.checkpoint": _one_of("best", "latest"),
+}
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
+    for key, (is_right, requirement) in _CHECKS.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
+        if not is_right(value):
+            raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
+    for key in ("train", "eval"):
+        split_name(f"config.data.{key}", config.data[key])
+    if config.optimizer.accumulate > config.num_steps:
+        raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
+    model_from(config)
+
+
+def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
+    """The label space of a config's data."""
+    return SPECS[config.data.dataset]
+
+
+def model_from(config: ml_collections.ConfigDict) -> GCN:
+    """The model of a config; raises `UserError` naming the key of a wrong value."""
+    try:
+        return build_model(spec_from(config).num_classes, **config.model)
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from error
+
+
+def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes ``config.json``, by which a workdir's checkpoints are understood later."""
+    text = json.dumps(config.to_dict(), indent=2)
+    partial = workdir / "config.json.part"
+    partial.write_text(text + "\n")
+    partial.replace(workdir / "config.json")
+
+
+def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """Reads a workdir's ``config.json``; raises `UserError` if there is none or it is damaged."""
+    path = workdir / "config.json"
+    try:
+        saved = ml_collections.ConfigDict(json.loads(path.read_text()))
+        config = default()
+        config.update(saved)
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir}: not a workdir of a training run (it holds no config.json)") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error
+    return config
+
+
+def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, key: str, advice: str) -> None:
+    """Raises `UserError` if a workdir's checkpoints hold another model than the config describes.
+
+    Args:
+      config: of this run.
+      workdir: of the checkpoints.
+      key: where the user named the workdir, for the message.
+      advice: what to do about it, for the message.
+    """
+    saved = load(workdir)
+    pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}
+    pairs["config.data.dataset"] = (config.data.dataset, saved.data.dataset)
+    for name, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise UserError(f"{key}={workdir}: its checkpoints have {name}={found!r}, not {wanted!r}; {advice}")

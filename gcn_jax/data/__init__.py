@@ -1,0 +1,1 @@
+"""From files on disk to batches of NumPy arrays; imports no jax."""

@@ -1,0 +1,1 @@
+"""tfds builders: official archives or folders -> array_record files; TensorFlow is never imported."""

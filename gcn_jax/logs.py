@@ -1,0 +1,95 @@
+"""What a run tells: a progress line, ``metrics.jsonl``, TensorBoard, and pictures."""
+
+import datetime
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorboardX
+
+from gcn_jax.pictures import save_picture, stack
+
+
+class RunLog:
+    """The logs of a workdir, continued after `start_step`: what a stopped run logged beyond that is dropped.
+
+    Args:
+      workdir: for ``metrics.jsonl``, ``pictures/`` and TensorBoard's event files.
+      start_step: the step that the run starts or resumes from.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        self._workdir = workdir
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= start_step]
+        path.write_text("".join(kept))
+        self._records = [json.loads(line) for line in kept]
+        self._file = path.open("a")
+        self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1 if start_step else None)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one line of ``metrics.jsonl`` and the same to TensorBoard."""
+        record = {"step": step, **values}
+        self._records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether a value was logged for a step."""
+        return any(record["step"] == step and name in record for record in self._records)
+
+    def pictures(self, step: int, pictures: list[np.ndarray]) -> None:
+        """Writes uint8 [H, W, 3] pictures, one below the other, to ``pictures/step_<step>.png`` and TensorBoard."""
+        if pictures:
+            folder = self._workdir / "pictures"
+            folder.mkdir(exist_ok=True)
+            save_picture(stack(pictures), folder / f"step_{step:08d}.png")
+            for i, picture in enumerate(pictures):
+                self._board.add_image(f"image_truth_prediction/{i}", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._file.close()
+        self._board.close()
+
+
+def _complete_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a file, but for a last one that a killed process left unfinished."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Progress:
+    """Speed and remaining time of a loop, from the steps since the last report."""
+
+    def __init__(self, step: int, num_steps: int, batch_size: int):
+        self._step, self._num_steps, self._batch_size = step, num_steps, batch_size
+        self._time = time.monotonic()
+
+    def report(self, step: int, values: dict[str, float]) -> float:
+        """Prints a line and returns images per second since the last one."""
+        seconds_per_step = self.seconds() / max(step - self._step, 1)
+        left = datetime.timedelta(seconds=round((self._num_steps - step) * seconds_per_step))
+        speed = self._batch_size / seconds_per_step
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        say(f"step {step}/{self._num_steps}  {shown}  {speed:.3g} images/s  ETA {left}")
+        self.skip_to(step)
+        return speed
+
+    def seconds(self) -> float:
+        """Since the last report or skip."""
+        return time.monotonic() - self._time
+
+    def skip_to(self, step: int) -> None:
+        """Starts to measure anew, after something that is not a step."""
+        self._step, self._time = step, time.monotonic()
+
+
+def say(text: str) -> None:
+    """Prints a line for the user, at once."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,108 @@
+"""The segmenter of "Large Kernel Matters" (Peng et al., CVPR 2017), figure 2."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gcn_jax.models.conv import Conv, ConvTranspose, Dtype
+from gcn_jax.models.resnet import STAGES, ResNet
+
+# The smallest side for which res-5 is a whole pixel of a 32-fold reduction.
+MIN_SIZE = 32
+
+
+class GlobalConv(nn.Module):
+    """Global Convolutional Network block (figure 2B): a k x k receptive field at the cost of 4 k taps.
+
+    (k x 1 then 1 x k) beside (1 x k then k x 1), summed; no non-linearity, no norm.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, features]."""
+        column, row = (self.kernel_size, 1), (1, self.kernel_size)
+
+        def conv(x, kernel_size, name):
+            # No ReLU follows, so the gain is 1 (our choice; the paper gives no initialisation).
+            return Conv(self.features, kernel_size, use_bias=True, dtype=self.dtype, gain=1.0, name=name)(x)
+
+        left = conv(conv(x, column, "left_column"), row, "left_row")
+        right = conv(conv(x, row, "right_row"), column, "right_column")
+        return left + right
+
+
+class BoundaryRefine(nn.Module):
+    """Boundary refinement (figure 2C): ``S + conv3x3(relu(conv3x3(S)))``, as many channels as S; no norm.
+
+    The second convolution starts at 0, so that an untrained refinement is the identity (our choice).
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, scores: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        features = scores.shape[-1]
+        residual = nn.relu(Conv(features, (3, 3), use_bias=True, dtype=self.dtype, name="conv1")(scores))
+        residual = Conv(features, (3, 3), use_bias=True, dtype=self.dtype, gain=0.0, name="conv2")(residual)
+        return scores + residual
+
+
+class GCN(nn.Module):
+    """ResNet features, a `GlobalConv` on each stage, and a decoder of learnt x2 deconvolutions and `BoundaryRefine`.
+
+    Sides that are not multiples of 32 work: each up-sampled map is cut, at the bottom and right, to the size of
+    the map that it meets (our choice).
+    """
+
+    num_classes: int
+    backbone: ResNet
+    kernel_size: int = 15
+    boundary_refine: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Scores every pixel.
+
+        Args:
+          images: float [B, H, W, 3], normalised; H and W at least 32.
+          train: use (and update, if mutable) the batch's statistics where the backbone's norm is "train".
+
+        Returns:
+          Logits, float32 [B, H, W, num_classes].
+
+        Raises:
+          ValueError: if the images are not [B, H, W, 3] or a side is below 32.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must be [B, H, W, 3]. Got {images.shape=}")
+        height, width = images.shape[1:3]
+        if min(height, width) < MIN_SIZE:
+            raise ValueError(f"images must be at least {MIN_SIZE} pixels high and wide. Got {images.shape=}")
+
+        def refine(scores, name):
+            return BoundaryRefine(self.dtype, name=f"refine_{name}")(scores) if self.boundary_refine else scores
+
+        def upsample(scores, size, name):
+            return ConvTranspose(self.dtype, name=f"up_{name}")(scores)[:, : size[0], : size[1]]
+
+        features = self.backbone(images, train)
+        scores = None
+        for stage in reversed(STAGES):
+            stage_scores = GlobalConv(self.num_classes, self.kernel_size, self.dtype, name=f"gcn_{stage}")(
+                features[stage]
+            )
+            stage_scores = refine(stage_scores, stage)
+            if scores is None:
+                scores = stage_scores
+            else:
+                scores = upsample(scores, stage_scores.shape[1:3], stage) + stage_scores
+                scores = refine(scores, f"{stage}_sum")
+        scores = refine(upsample(scores, (-(-height // 2), -(-width // 2)), "half"), "half")
+        scores = refine(upsample(scores, (height, width), "full"), "full")
+        return scores.astype(jnp.float32)

@@ -1,0 +1,43 @@
+"""The solver: SGD with momentum and weight decay, as in the paper."""
+
+import jax
+import ml_collections
+import optax
+
+SCHEDULES = ("fixed", "poly")
+DECAYED = ("all", "kernels")
+
+
+def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """The rate of update i: fixed, or "poly", ``rate * (1 - i / updates) ** power`` (DeepLab).
+
+    An update is made from ``config.optimizer.accumulate`` steps.
+    """
+    optimizer = config.optimizer
+    if optimizer.schedule == "fixed":
+        return optax.constant_schedule(optimizer.learning_rate)
+    updates = max(config.num_steps // optimizer.accumulate, 1)
+    return optax.polynomial_schedule(optimizer.learning_rate, 0.0, optimizer.poly_power, updates)
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Builds the optax chain: clip, add weight decay to the gradient, momentum, rate; as Caffe and PyTorch do.
+
+    ``velocity = momentum * velocity + gradient + weight_decay * parameter``, then
+    ``parameter -= rate * velocity``.
+    """
+    optimizer = config.optimizer
+
+    def is_decayed(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: optimizer.decay == "all" or path[-1].key == "kernel", params
+        )
+
+    chain = optax.chain(
+        optax.clip_by_global_norm(optimizer.clip_norm) if optimizer.clip_norm else optax.identity(),
+        optax.add_decayed_weights(optimizer.weight_decay, mask=is_decayed),
+        optax.sgd(learning_rate(config), momentum=optimizer.momentum),
+    )
+    if optimizer.accumulate == 1:
+        return chain
+    return optax.MultiSteps(chain, optimizer.accumulate).gradient_transformation()

@@ -1,0 +1,101 @@
+"""The pure functions that run on devices: one training step, one evaluation step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from gcn_jax.losses import cross_entropy
+from gcn_jax.metrics import ConfusionMatrix
+from gcn_jax.models import GCN
+
+PyTree = Any
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes, but for the data iterator.
+
+    No random key is among it: the step draws no random numbers, and the data's follow from seed and position.
+    """
+
+    step: jax.Array  # int32, batches seen
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    ema_params: PyTree  # None if there is no average
+
+    def eval_variables(self) -> dict[str, PyTree]:
+        """What evaluation uses: the averaged parameters if there are any."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    variables: dict[str, PyTree], optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> TrainState:
+    """The state before the first step."""
+    params = jax.tree.map(jnp.asarray, variables["params"])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+    )
+
+
+def normalize(images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+    """uint8 [B, H, W, 3] -> float32, minus the mean, divided by the standard deviation."""
+    mean, std = (np.asarray(config.data[key], np.float32)[None, None, None] for key in ("mean", "std"))
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def make_train_step(
+    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the step ``(state, batch) -> (state, metrics)``, to be jitted with the state donated.
+
+    The batch holds image uint8 [B, H, W, 3] and label uint8 [B, H, W]; the metrics are the scalars ``loss`` and
+    ``grad_norm``, of this batch, before the update.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            images = normalize(batch["image"], config)
+            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return cross_entropy(logits, batch["label"], config.optimizer.loss), updated["batch_stats"]
+
+        (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - config.optimizer.ema_decay)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
+        return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+    return train_step
+
+
+def make_eval_step(
+    model: GCN, config: ml_collections.ConfigDict
+) -> Callable[[dict[str, PyTree], Batch], tuple[ConfusionMatrix, jax.Array]]:
+    """Returns the step ``(variables, batch) -> (counts, prediction uint8 [B, H, W])``, to be jitted."""
+
+    def eval_step(variables: dict[str, PyTree], batch: Batch) -> tuple[ConfusionMatrix, jax.Array]:
+        logits: Any = model.apply(variables, normalize(batch["image"], config), train=False)
+        prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+        counts = ConfusionMatrix.from_model_output(
+            label=batch["label"], prediction=prediction, valid=batch["valid"], num_classes=model.num_classes
+        )
+        return counts, prediction
+
+    return eval_step

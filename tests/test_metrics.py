@@ -1,0 +1,130 @@
+"""Losses, scores and the solver against NumPy, closed forms and PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gcn_jax import config as config_lib
+from gcn_jax.losses import cross_entropy
+from gcn_jax.metrics import ConfusionMatrix
+from gcn_jax.optim import learning_rate, make_optimizer
+
+
+def random_maps(num_classes=4, shape=(3, 20, 30), seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.choice(np.array([*range(num_classes), 255], np.uint8), shape)
+    return label, rng.integers(0, num_classes, shape).astype(np.uint8)
+
+
+def count(label, prediction, valid=None, num_classes=4):
+    valid = np.ones(len(label), bool) if valid is None else valid
+    function = jax.jit(ConfusionMatrix.from_model_output, static_argnames="num_classes")
+    return function(label=label, prediction=prediction, valid=valid, num_classes=num_classes)
+
+
+def test_confusion_matrix_counts_each_pixel():
+    label, prediction = random_maps()
+    expected = np.zeros((4, 4), np.int64)
+    for truth, found in zip(label.ravel(), prediction.ravel(), strict=True):
+        if truth != 255:
+            expected[truth, found] += 1
+    counts = count(label, prediction).counts
+    assert counts.dtype == jnp.int32
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_invalid_rows_count_nowhere():
+    label, prediction = random_maps()
+    counts = count(label, prediction, valid=np.array([True, False, True])).counts
+    np.testing.assert_array_equal(counts, count(label[[0, 2]], prediction[[0, 2]]).counts)
+
+
+def test_scores_of_a_matrix_by_hand():
+    counts = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [0, 4, 0, 0]])
+    scores = ConfusionMatrix(counts).compute()
+    np.testing.assert_allclose(scores["iou"], [6 / 9, 3 / 10, np.nan, 0])
+    np.testing.assert_allclose(scores["miou"], (6 / 9 + 3 / 10 + 0) / 3)
+    np.testing.assert_allclose(scores["pixel_accuracy"], 9 / 16)
+    assert np.isnan(ConfusionMatrix.empty(3).compute()["miou"])
+
+
+def test_sums_are_exact_beyond_32_bits():
+    total, part = ConfusionMatrix.empty(2), ConfusionMatrix(jnp.full((2, 2), 2**31 - 1, jnp.int32))
+    for _ in range(500):
+        total = total.merge(part)
+    assert total.counts.tolist() == [[500 * (2**31 - 1)] * 2] * 2
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_cross_entropy_is_pytorchs(reduction):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    label, _ = random_maps()
+    logits = 5 * np.random.default_rng(1).standard_normal((3, 20, 30, 4)).astype(np.float32)
+    loss, gradient = jax.value_and_grad(cross_entropy)(jnp.asarray(logits), jnp.asarray(label), reduction)
+    theirs = torch.tensor(logits, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(
+        theirs.permute(0, 3, 1, 2), torch.from_numpy(label).long(), ignore_index=255, reduction=reduction
+    )
+    expected.backward()
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-4, atol=1e-6 if reduction == "sum" else 1e-8)
+
+
+def test_a_batch_of_void_has_no_loss_and_no_gradient():
+    label = jnp.full((1, 4, 4), 255, jnp.uint8)
+    loss, gradient = jax.value_and_grad(cross_entropy)(jnp.ones((1, 4, 4, 3)), label)
+    assert loss == 0
+    assert not gradient.any()
+
+
+def minimal(**optimizer):
+    config = config_lib.default()
+    config.num_steps = 10
+    config.optimizer.update(optimizer)
+    return config
+
+
+def run(config, gradients):
+    """Parameters after updates with given gradients, from 1."""
+    params = {"kernel": jnp.ones(2), "bias": jnp.ones(1)}
+    optimizer = make_optimizer(config)
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(
+            jax.tree.map(lambda p, g=gradient: jnp.full_like(p, g), params), state, params
+        )
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_solver_by_hand():
+    params = run(minimal(learning_rate=0.1, momentum=0.9, weight_decay=0.5), [1.0, 2.0])
+    first = 1 - 0.1 * (1 + 0.5)
+    second = first - 0.1 * (0.9 * (1 + 0.5) + 2 + 0.5 * first)
+    np.testing.assert_allclose(params["kernel"], [second] * 2, rtol=1e-6)
+    np.testing.assert_allclose(params["bias"], [second], rtol=1e-6)
+
+
+def test_decay_of_kernels_alone():
+    params = run(minimal(learning_rate=0.1, momentum=0.0, weight_decay=0.5, decay="kernels"), [0.0])
+    np.testing.assert_allclose(params["kernel"], [0.95] * 2)
+    np.testing.assert_allclose(params["bias"], [1.0])
+
+
+def test_accumulation_averages_gradients():
+    one = run(minimal(learning_rate=0.1), [1.0, 3.0])
+    two = run(minimal(learning_rate=0.1, accumulate=2), [0.0, 2.0, 2.0, 4.0])
+    assert jax.tree.all(jax.tree.map(np.allclose, one, two))
+
+
+def test_clipping_by_global_norm():
+    params = run(minimal(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.3), [100.0])
+    np.testing.assert_allclose(1 - params["bias"], 0.3 / np.sqrt(3), rtol=1e-5)
+
+
+def test_schedules():
+    assert learning_rate(minimal(learning_rate=0.1))(7) == 0.1
+    poly = learning_rate(minimal(learning_rate=0.1, schedule="poly", poly_power=0.9))
+    np.testing.assert_allclose([poly(i) for i in (0, 5, 10)], [0.1, 0.1 * 0.5**0.9, 0], rtol=1e-6)

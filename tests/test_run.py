@@ -1,0 +1,272 @@
+"""The command line, as a user types it: whole runs, interruptions, mistakes."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+import gcn_jax
+from gcn_jax.checkpoints import load_variables
+from gcn_jax.data import shapes
+from gcn_jax.data.specs import SHAPES
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = (
+    "--config=configs/shapes.py",
+    "--config.num_steps=9",
+    "--config.batch_size=2",
+    "--config.eval_every=6",
+    "--config.checkpoint_every=2",
+    "--config.log_every=3",
+    "--config.model.width=4",
+    "--config.model.kernel_size=3",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, shared by the runs of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(workdir, cache, *args):
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    command = [sys.executable, "run.py", *SMALL, f"--workdir={workdir}", f"--config.cache_dir={cache}", *args]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(workdir, cache, *args, status=0):
+    """Runs to the end; returns stdout and stderr."""
+    process = start(workdir, cache, *args)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """A run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    _, err = run(workdir, cache)
+    assert "mean IoU" in err
+    return workdir
+
+
+def assert_same_state(workdir, other):
+    """Every array of the last checkpoints equal, bit for bit: parameters, statistics, momentum, iterator."""
+    states = []
+    for folder in (workdir, other):
+        path = (folder / "checkpoints" / "9").absolute()
+        with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Orbax finds the layout on devices by itself
+            states.append(checkpointer.restore(path / "state"))
+        states[-1]["data"] = json.loads((path / "data" / "metadata").read_text())
+    flat = [dict(_leaves(state)) for state in states]
+    assert flat[0].keys() == flat[1].keys()
+    assert sum("trace" in key for key in flat[0]) > 50, "the momentum must be among what is compared"
+    for key, value in flat[0].items():
+        assert np.array_equal(value, flat[1][key]), key
+
+
+def read(path, mode=None):
+    """An image file's pixels, in a mode."""
+    with Image.open(path) as image:
+        return np.array(image.convert(mode) if mode else image)
+
+
+def _leaves(tree, prefix=""):
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, value in items:
+            yield from _leaves(value, f"{prefix}/{key}")
+    else:
+        yield prefix, tree
+
+
+def test_what_a_run_leaves(finished):
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "loss" in r] == [3, 6, 9]
+    assert {"loss", "grad_norm", "learning_rate", "images_per_second"} <= records[0].keys()
+    evaluated = {r["step"]: r["miou"] for r in records if "miou" in r}
+    assert evaluated.keys() == {6, 9}
+    best = json.loads((finished / "best.json").read_text())
+    assert best["miou"] == max(evaluated.values()) == evaluated[best["step"]]
+    kept = {p.name for p in (finished / "checkpoints").iterdir()}
+    assert {"8", "9", str(best["step"])} <= kept <= {"6", "8", "9"}, "the newest two, and the best so far"
+    assert (finished / "pictures" / "step_00000009.png").is_file()
+    assert list(finished.glob("events.out.tfevents*"))
+
+
+def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(finished, cache, tmp_path):
+    process = start(tmp_path / "run", cache)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0, lines
+    assert "stopped by SIGTERM" in lines[-1], lines
+    _, err = run(tmp_path / "run", cache)
+    assert "resuming from step" in err
+    assert_same_state(finished, tmp_path / "run")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 4
+
+
+def test_sigkill_loses_little_and_the_run_goes_on_bit_for_bit(finished, cache, tmp_path):
+    for checkpoint in ("2", "6"):  # 6 is being evaluated when the process dies
+        process = start(tmp_path / "run", cache)
+        while not (tmp_path / "run" / "checkpoints" / checkpoint).is_dir():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    _, err = run(tmp_path / "run", cache)
+    assert "resuming from step 6" in err
+    assert_same_state(finished, tmp_path / "run")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps), "what was logged beyond the resumed step is dropped"
+    assert (tmp_path / "run" / "best.json").read_text() == (finished / "best.json").read_text()
+
+
+def test_a_finished_run_started_again_does_nothing(finished, cache, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    _, err = run(tmp_path / "run", cache)
+    assert "done" in err
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_eval_writes_what_training_measured(finished, cache):
+    out, _ = run(finished, cache, "--mode=eval", "--config.eval.checkpoint=latest")
+    result = json.loads((finished / "eval.json").read_text())
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = next(r for r in records if r["step"] == 9 and "miou" in r)
+    assert (result["step"], result["num_images"]) == (9, 200)
+    assert (result["miou"], result["pixel_accuracy"]) == (last["miou"], last["pixel_accuracy"])
+    assert np.sum(result["confusion_matrix"]) == sum((shapes.draw("val", i)[1] != 255).sum() for i in range(200))
+    assert f"{100 * result['miou']:.2f}" in out
+
+
+def test_predict_labels_a_folder(finished, cache, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(2):
+        Image.fromarray(shapes.draw("val", i)[0]).save(images / f"{i}.png")
+    Image.fromarray(np.zeros((20, 150, 3), np.uint8)).save(images / "wide.jpg")
+    (images / "bad.jpg").write_bytes((images / "wide.jpg").read_bytes()[:-100])
+    (images / "notes.txt").write_text("no image")
+    out = tmp_path / "out"
+    _, err = run(finished, cache, "--mode=predict", f"--input={images}", f"--output={out}", status=2)
+    assert err.splitlines()[-1].count("bad.jpg") == 1
+    assert "1 of 4 images could not be read" in err.splitlines()[-1]
+    expected = ["0.png", "0_overlay.jpg", "1.png", "1_overlay.jpg", "wide.png", "wide_overlay.jpg"]
+    assert sorted(p.name for p in out.iterdir()) == expected
+    segmenter = gcn_jax.load(finished)
+    for name in ("0", "1"):
+        image, label = read(images / f"{name}.png"), read(out / f"{name}.png")
+        np.testing.assert_array_equal(label, segmenter.predict(image))
+        np.testing.assert_array_equal(label, segmenter.logits(image).argmax(-1))
+        np.testing.assert_array_equal(read(out / f"{name}.png", "RGB"), SHAPES.palette()[label])
+    assert read(out / "wide.png").shape == (20, 150)
+    assert read(out / "wide_overlay.jpg").shape == (20, 150, 3)
+    with pytest.raises(ValueError, match="image must be uint8"):
+        segmenter.predict(np.zeros((8, 8, 3), np.float32))
+
+
+def test_a_stage_starts_from_the_best_of_another(finished, cache, tmp_path):
+    args = (f"--config.init_from={finished}", "--config.num_steps=1", "--config.optimizer.learning_rate=1e-12")
+    _, err = run(tmp_path / "run", cache, *args, "--config.model.norm=frozen")
+    assert "starting from step" in err
+    _, start_weights = load_variables(finished, "best", averaged=False)
+    _, weights = load_variables(tmp_path / "run", "latest", averaged=False)
+    ours, theirs = (dict(_leaves(w)) for w in (weights, start_weights))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        np.testing.assert_allclose(value, theirs[key], atol=1e-7)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
+    args = ("--config.optimizer.learning_rate=1e15", "--config.optimizer.clip_norm=0.0")
+    _, err = run(tmp_path / "run", cache, *args, status=1)
+    last = err.splitlines()[-1]
+    assert "not finite" in last
+    assert "step " in last
+    for step in (p.name for p in (tmp_path / "run" / "checkpoints").iterdir()):
+        _, variables = load_variables(tmp_path / "run", "latest", averaged=False)
+        assert all(np.isfinite(value).all() for _, value in _leaves(variables)), step
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config=configs/voc.py:stage9"], "configs/voc.py:stage9: unknown stage; known: stage1"),
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (["--config.nope=1"], "--config.nope: unknown key"),
+        (["--config.model.nope=1"], "--config.model.nope: unknown key"),
+        (["--config.num_steps=abc"], "--config.num_steps=abc"),
+        (["--config.batch_size=0"], "config.batch_size must be positive. Got 0"),
+        (["--config.model.kernel_size=14"], "config.model.kernel_size must be odd and positive. Got 14"),
+        (["--config.model.backbone=vgg"], "config.model.backbone must be one of"),
+        (["--config.data.train=x/train"], "config.data.train='x/train': unknown data"),
+        (["--config.data.size=50"], "config.data.size must be a positive multiple of 32. Got 50"),
+        (["--config.init_from=nowhere"], "config.init_from=nowhere: holds no checkpoint"),
+        (["--config.data.train=voc_segmentation/train", "--config.data_dir=/nope"], "config.data_dir=/nope: no such"),
+        (["--workdir=/dev/null/x"], "--workdir=/dev/null/x: cannot be written"),
+        (["--config.cache_dir=/dev/null/x"], "config.cache_dir=/dev/null/x: cannot be written"),
+        (["--config.mesh.data=64"], "config.mesh: data=64"),
+        (["--mode=nope"], "--mode=nope"),
+        (["--mode=eval"], "not a workdir of a training run"),
+        (["--mode=predict"], "--mode=predict needs --input"),
+        (["--mode=predict", "--input=/nope", "--output=/tmp/x"], "--input=/nope: no image there"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_a_mistake_is_one_line(cache, tmp_path, args, message):
+    _, err = run(tmp_path / "run", cache, *args, status=2)
+    assert len(err.splitlines()) == 1, err
+    assert message in err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_another_models_workdir_is_refused_untouched(finished, cache, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    for args in (["--config.model.kernel_size=5"], ["--mode=eval", "--config.model.width=8"]):
+        _, err = run(finished, cache, *args, status=2)
+        assert len(err.splitlines()) == 1
+        assert "its checkpoints have config.model." in err
+    _, err = run(tmp_path / "x", cache, f"--config.init_from={finished}", "--config.model.kernel_size=5", status=2)
+    assert "config.model.kernel_size=3, not 5" in err
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def test_eval_without_a_checkpoint(finished, cache, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished / "config.json", tmp_path / "run")
+    _, err = run(tmp_path / "run", cache, "--mode=eval", status=2)
+    assert "holds no checkpoint" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_predictions_never_overwrite_images(finished, cache, tmp_path):
+    Image.fromarray(shapes.draw("val", 0)[0]).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    args = ["--mode=predict", f"--input={tmp_path}", f"--output={tmp_path}"]
+    _, err = run(finished, cache, *args, status=2)
+    assert "would overwrite an input image" in err
+    Image.fromarray(shapes.draw("val", 0)[0]).save(tmp_path / "a.jpg")
+    _, err = run(finished, cache, *args[:2], f"--output={tmp_path / 'out'}", status=2)
+    assert "would both be written" in err
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,150 @@
+"""The training step on one device and on meshes; evaluation; checkpoints."""
+
+import jax
+import numpy as np
+import pytest
+
+from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import Checkpoints, load_variables
+from gcn_jax.data.sources import ShapesSource
+from gcn_jax.errors import UserError
+from gcn_jax.evaluate import Evaluator, as_json, table
+from gcn_jax.mesh import make_mesh, put_batch, replicated
+from gcn_jax.metrics import ConfusionMatrix
+from gcn_jax.optim import make_optimizer
+from gcn_jax.steps import init_state, make_train_step
+from tests.test_models import randomize
+
+
+def random_batch(batch_size, size=64):
+    rng = np.random.default_rng(0)
+    label = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), (batch_size, size, size))
+    image = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    return {"image": image, "label": label, "valid": np.ones(batch_size, bool)}
+
+
+def one_step(config, data, space):
+    """Loss, gradient norm and the new state of a step on a mesh; with lr 1 and no decay the update is the gradient."""
+    config.mesh.update(data=data, space=space)
+    config.optimizer.update(learning_rate=1.0, momentum=0.0, weight_decay=0.0)
+    mesh, model, optimizer = make_mesh(config), config_lib.model_from(config), make_optimizer(config)
+    from gcn_jax.models import init_variables
+
+    variables = randomize(init_variables(model, 0))
+    state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
+    batch = put_batch(random_batch(config.batch_size), mesh)
+    assert len(batch["image"].sharding.device_set) == data * space
+    state, metrics = jax.jit(make_train_step(model, optimizer, config))(state, batch)
+    gradient = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, variables["params"])
+    return metrics, gradient, jax.device_get(state.batch_stats)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "train"])
+@pytest.mark.parametrize(("batch_size", "meshes"), [(4, [(4, 1), (2, 4)]), (1, [(1, 4), (1, 8)])])
+def test_a_mesh_computes_what_one_device_does(config, norm, batch_size, meshes):
+    config.batch_size, config.model.norm = batch_size, norm
+    expected, gradient, batch_stats = one_step(config, 1, 1)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for data, space in meshes:
+        metrics, sharded, stats = one_step(config, data, space)
+        np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["grad_norm"], expected["grad_norm"], rtol=1e-5)
+        difference = max(np.abs(d).max() for d in jax.tree.leaves(jax.tree.map(np.subtract, gradient, sharded)))
+        assert difference < 1e-5 * largest, (data, space)
+        for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(batch_stats), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_meshes_are_named(config):
+    config.batch_size = 3
+    for mesh, message in (
+        ({"data": 16, "space": 1}, "needs 16 devices; there are 8"),
+        ({"data": 2, "space": 1}, r"config\.batch_size=3 does not divide over config\.mesh\.data=2"),
+        ({"data": 1, "space": 5}, r"config\.data\.size=64 rows do not divide over config\.mesh\.space=5"),
+    ):
+        config.mesh.update(mesh)
+        with pytest.raises(UserError, match=message):
+            make_mesh(config)
+
+
+def test_ema_follows_the_parameters(config):
+    config.optimizer.ema_decay = 0.75
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    from gcn_jax.models import init_variables
+
+    variables = randomize(init_variables(model, 0))
+    state, _ = jax.jit(make_train_step(model, optimizer, config))(
+        init_state(variables, optimizer, config), random_batch(2)
+    )
+    kernel, old = state.params["backbone"]["conv1"]["kernel"], variables["params"]["backbone"]["conv1"]["kernel"]
+    averaged = state.eval_variables()["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_allclose(averaged, 0.75 * old + 0.25 * np.asarray(kernel), rtol=1e-5)
+
+
+class FewShapes(ShapesSource):
+    """The first samples alone."""
+
+    def __len__(self):
+        return 7
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (4, 2)])
+def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
+    config.mesh.update(data=mesh[0], space=mesh[1])
+    config.batch_size, config.eval.batch_size, config.eval.num_pictures = 4, 3, 2
+    from gcn_jax.models import init_variables
+
+    model = config_lib.model_from(config)
+    variables = randomize(init_variables(model, 0))
+    source = FewShapes("val")
+    evaluation = Evaluator(source, make_mesh(config), config)(variables)
+    assert evaluation.num_images == 7
+    assert len(evaluation.pictures) == 2
+    expected = ConfusionMatrix.empty(6).counts
+    mean, std = np.array(config.data.mean), np.array(config.data.std)
+    apply = jax.jit(model.apply)
+    for i in range(7):
+        image, label = source[i]["image"], source[i]["label"]
+        padded = np.tile(np.rint(mean), (64, 64, 1))
+        padded[: label.shape[0], : label.shape[1]] = image
+        logits = apply(variables, ((padded - mean) / std).astype(np.float32)[None])
+        prediction = np.argmax(logits[0], -1)[: label.shape[0], : label.shape[1]]
+        np.add.at(expected, (label[label != 255], prediction[label != 255]), 1)
+    assert np.asarray(evaluation.confusion.counts).sum() == expected.sum()
+    # A pixel may tip over by rounding, on a mesh.
+    assert np.abs(np.asarray(evaluation.confusion.counts) - expected).sum() <= 4
+    result = as_json(evaluation, config_lib.spec_from(config), 3)
+    assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
+    assert f"{100 * result['miou']:.2f}" in table(result)
+
+
+def test_a_told_evaluation_stops(config):
+    config.mesh.data = 1
+    assert Evaluator(FewShapes("val"), make_mesh(config), config)({}, should_stop=lambda: True) is None
+
+
+def test_checkpoints_keep_the_newest_and_the_best(config, tmp_path):
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    from gcn_jax.models import init_variables
+
+    state = init_state(init_variables(model, 0), optimizer, config)
+    step = jax.jit(
+        lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x + 1, s.params)), donate_argnums=0
+    )
+    snapshots = {}
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for i in range(6):
+            snapshots[i] = jax.tree.map(lambda x: np.array(x, copy=True), state.params)
+            checkpoints.save(state, {"next_index": i})
+            if i in (1, 3):
+                checkpoints.mark(i, miou=0.9 - i / 10)
+            state = step(state)  # at once, while the save goes on
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "4", "5"]
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        restored, iterator_state = checkpoints.restore(state)
+    assert iterator_state == {"next_index": 5}
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.params, snapshots[5]))
+    for which, expected in (("best", 1), ("latest", 5)):
+        found, variables = load_variables(tmp_path, which, averaged=False)
+        assert found == expected
+        assert jax.tree.all(jax.tree.map(np.array_equal, variables["params"], snapshots[expected]))
