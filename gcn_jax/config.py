@@ -16,6 +16,7 @@ from gcn_jax.data.specs import SPECS, DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.losses import REDUCTIONS
 from gcn_jax.models import GCN, build_model
+from gcn_jax.models.resnet import STRIDE
 from gcn_jax.optim import DECAYED, SCHEDULES
 
 # Means and standard deviations of ImageNet's RGB channels, 0-255, as torchvision states them.
@@ -108,7 +109,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("optimizer.learning_rate", "optimizer.poly_power"), (_positive, "positive")),
     **dict.fromkeys(("optimizer.accumulate", "eval.batch_size", "mesh.space"), (_positive, "positive")),
     "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
-    "data.size": (lambda value: value >= 32 and value % 32 == 0, "a positive multiple of 32"),
+    "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
     "data.mean": (lambda value: len(value) == 3, "three numbers, RGB, 0-255"),
     "data.std": (lambda value: len(value) == 3 and min(value) > 0, "three positive numbers, RGB, 0-255"),
     "data.dataset": _one_of(*SPECS),

@@ -6,13 +6,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gcn_jax.errors import UserError
+from gcn_jax.models.resnet import STRIDE
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     """Builds the mesh that ``config.mesh`` asks for.
 
     Raises:
-      UserError: if there are too few devices, or they divide neither the batch nor the image rows evenly.
+      UserError: if there are too few devices, or the batch or the rows of the smallest feature map do not divide over them.
     """
     devices = jax.devices()
     space = config.mesh.space
@@ -26,9 +27,11 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
             f"config.batch_size={config.batch_size} does not divide over config.mesh.data={data} devices; set a "
             f"multiple of {data}, or share each image's rows among devices with --config.mesh.space"
         )
-    if config.data.size % space:
+    if config.data.size // STRIDE % space:
         raise UserError(
-            f"config.data.size={config.data.size} rows do not divide over config.mesh.space={space} devices"
+            f"config.mesh.space={space}: res-5 has config.data.size / {STRIDE} = {config.data.size // STRIDE} rows, "
+            f"which do not divide over {space} devices (XLA computes wrong gradients then); "
+            f"set a size that is a multiple of {STRIDE * space}"
         )
     # Auto axes: XLA's partitioner finds the halo exchanges of the convolutions by itself.
     return jax.make_mesh(

@@ -110,13 +110,13 @@ def test_what_a_run_leaves(finished):
 
 
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(finished, cache, tmp_path):
-    process = start(tmp_path / "run", cache)
     lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("step 3/"):
-            process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0, lines
+    with start(tmp_path / "run", cache) as process:
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("step 3/"):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0, lines
     assert "stopped by SIGTERM" in lines[-1], lines
     _, err = run(tmp_path / "run", cache)
     assert "resuming from step" in err

@@ -39,10 +39,10 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     ``y[2 i + a - 1] += x[i] kernel[a]`` for each tap a, in both axes, as Caffe's ``Deconvolution`` and
     PyTorch's ``ConvTranspose2d(kernel_size=4, stride=2, padding=1)``.
 
-    Computed as a 2x2 convolution to 4 D channels, the two rows and two columns of outputs that share a 2x2 window of
-    inputs, which are then laid out in space. The usual form, a convolution over an input dilated with zeros, is slow
-    on CPU, and XLA's partitioner (jax 0.10.2) computes its kernel's gradient wrongly when the input has fewer rows
-    than there are devices: `test_a_mesh_computes_what_one_device_does` fails with it.
+    Computed as a 3x3 convolution to 4 D channels, the 2x2 outputs that lie at each input pixel, which are then laid
+    out in space. The usual form, a convolution over an input dilated with zeros, is slow on CPU; and under spatial
+    partitioning XLA (jax 0.10.2) computes its kernel's gradient wrongly, as it does for any convolution whose rows
+    do not divide evenly over the devices (a 2x2 convolution would have H + 1).
 
     Args:
       x: [B, H, W, C].
@@ -54,13 +54,11 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     assert kernel.shape[:2] == (4, 4), kernel.shape
     batch, height, width, _ = x.shape
     c, d = kernel.shape[2:]
-    # Window j covers inputs j - 1 and j. Its outputs are 2 j - 1, by taps (2, 0), and 2 j, by taps (3, 1): tap
-    # 2 (1 - i) + r for input i and output r of the window, both 0 or 1.
-    taps = kernel.reshape(2, 2, 2, 2, c, d)[::-1, :, ::-1]  # input row, output row, input column, output column, ...
-    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * d)
-    y = jax.lax.conv_general_dilated(x, taps, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
-    y = y.reshape(batch, height + 1, width + 1, 2, 2, d).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(batch, 2 * height + 2, 2 * width + 2, d)[:, 1:-1, 1:-1]
+    # Output 2 i + r takes input i + 1 - j by tap 2 j + r - 1, for j of 0, 1, 2: taps -1 and 4 are zero.
+    taps = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0))).reshape(3, 2, 3, 2, c, d)[::-1, :, ::-1]
+    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, c, 4 * d)
+    y = conv2d(x, taps).reshape(batch, height, width, 2, 2, d)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, d)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

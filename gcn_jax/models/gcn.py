@@ -5,10 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gcn_jax.models.conv import Conv, ConvTranspose, Dtype
-from gcn_jax.models.resnet import STAGES, ResNet
+from gcn_jax.models.resnet import STAGES, STRIDE, ResNet
 
-# The smallest side for which res-5 is a whole pixel of a 32-fold reduction.
-MIN_SIZE = 32
 
 
 class GlobalConv(nn.Module):
@@ -82,8 +80,8 @@ class GCN(nn.Module):
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be [B, H, W, 3]. Got {images.shape=}")
         height, width = images.shape[1:3]
-        if min(height, width) < MIN_SIZE:
-            raise ValueError(f"images must be at least {MIN_SIZE} pixels high and wide. Got {images.shape=}")
+        if min(height, width) < STRIDE:
+            raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
 
         def refine(scores, name):
             return BoundaryRefine(self.dtype, name=f"refine_{name}")(scores) if self.boundary_refine else scores

@@ -14,6 +14,7 @@ STAGE_SIZES = {
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
 }
+STRIDE = 32  # of the last stage
 STAGES = ("res2", "res3", "res4", "res5")
 NORMS = ("frozen", "train")
 STRIDES = ("v1.5", "v1")
