@@ -13,7 +13,7 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     """Builds the mesh that ``config.mesh`` asks for.
 
     Raises:
-      UserError: if there are too few devices, or the batch or the rows of the smallest feature map do not divide over them.
+      UserError: if there are too few devices, or the batch or the rows of res-5 do not divide over them.
     """
     devices = jax.devices()
     space = config.mesh.space

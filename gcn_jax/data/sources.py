@@ -5,6 +5,7 @@ A sample is ``{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "image_id": 
 
 import hashlib
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict
 
@@ -105,6 +106,8 @@ def prepare(builder_class: type[VocSegmentation], config: ml_collections.ConfigD
     """Builds a data set's records unless they are there; a change of any of its files makes them anew."""
     cache = pathlib.Path(config.cache_dir).expanduser()
     files = builder_class.find(config.data_dir, cache / "downloads")
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     digest = hashlib.sha256()
     for split in builder_class.SPLITS:
         for image_id in builder_class.ids(files, split):

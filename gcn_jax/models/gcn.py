@@ -8,7 +8,6 @@ from gcn_jax.models.conv import Conv, ConvTranspose, Dtype
 from gcn_jax.models.resnet import STAGES, STRIDE, ResNet
 
 
-
 class GlobalConv(nn.Module):
     """Global Convolutional Network block (figure 2B): a k x k receptive field at the cost of 4 k taps.
 
