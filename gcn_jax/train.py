@@ -40,9 +40,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       TrainingError: if the loss or the gradient is not finite.
     """
     mesh = make_mesh(config)
-    checkpoints_lib.make_workdir(workdir)
     is_resumed = bool(checkpoints_lib.saved_steps(workdir))
     check_start(config, workdir, is_resumed)
+    checkpoints_lib.make_workdir(workdir)
     train_source, eval_source = open_source("train", config), open_source("eval", config)
     say(f"training on {len(train_source)} images of {config.data.train}")
     say(f"evaluating on {len(eval_source)} images of {config.data.eval}")
