@@ -2,7 +2,7 @@
 
     python run.py --config=configs/shapes.py
 
-On 2 CPU cores: about 2 minutes, mean IoU about 0.85 on shapes/val, from random initialisation.
+On 2 CPU cores: about 70 seconds, mean IoU about 0.88 on shapes/val, from random initialisation.
 """
 
 import ml_collections
@@ -13,7 +13,6 @@ from gcn_jax import config as config_lib
 def get_config() -> ml_collections.ConfigDict:
     """The config of the demo."""
     config = config_lib.default()
-    config.data.dataset = "shapes"
     config.data.train = "shapes/train"
     config.data.eval = "shapes/val"
     config.data.size = 64

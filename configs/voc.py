@@ -25,7 +25,6 @@ def get_config(stage: str = "stage1") -> ml_collections.ConfigDict:
     if stage not in STAGES:
         raise UserError(f"--config=configs/voc.py:{stage}: unknown stage; known: {', '.join(STAGES)}")
     config = config_lib.default()
-    config.data.dataset = "voc"
     config.data.eval = "voc_segmentation/val"
     if stage == "stage1":
         config.data.train = "coco_voc/train+sbd/train+sbd/val+voc_segmentation/train"

@@ -11,8 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from gcn_jax.data.sources import split_name
-from gcn_jax.data.specs import SPECS, DatasetSpec
+from gcn_jax.data.sources import spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.losses import REDUCTIONS
 from gcn_jax.models import GCN, build_model
@@ -52,8 +51,7 @@ def default() -> ml_collections.ConfigDict:
                 "dtype": "float32",
             },
             "data": {
-                "dataset": "",  # the label space, one of gcn_jax.data.specs
-                "train": "",  # "data set/split"
+                "train": "",  # "data set/split", such as "voc_segmentation/train"
                 "eval": "",
                 "size": 512,  # training images are cropped and padded to size x size
                 "flip": True,
@@ -112,7 +110,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
     "data.mean": (lambda value: len(value) == 3, "three numbers, RGB, 0-255"),
     "data.std": (lambda value: len(value) == 3 and min(value) > 0, "three positive numbers, RGB, 0-255"),
-    "data.dataset": _one_of(*SPECS),
     "optimizer.schedule": _one_of(*SCHEDULES),
     "optimizer.decay": _one_of(*DECAYED),
     "optimizer.loss": _one_of(*REDUCTIONS),
@@ -128,22 +125,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
             value = value[part]
         if not is_right(value):
             raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
-    for key in ("train", "eval"):
-        split_name(f"config.data.{key}", config.data[key])
     if config.optimizer.accumulate > config.num_steps:
         raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
     model_from(config)
 
 
-def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
-    """The label space of a config's data."""
-    return SPECS[config.data.dataset]
-
-
 def model_from(config: ml_collections.ConfigDict) -> GCN:
     """The model of a config; raises `UserError` naming the key of a wrong value."""
+    num_classes = spec_from(config).num_classes
     try:
-        return build_model(spec_from(config).num_classes, **config.model)
+        return build_model(num_classes, **config.model)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
 
@@ -181,7 +172,7 @@ def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, k
     """
     saved = load(workdir)
     pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}
-    pairs["config.data.dataset"] = (config.data.dataset, saved.data.dataset)
+    pairs["the classes of the data set"] = (spec_from(config).name, spec_from(saved).name)
     for name, (wanted, found) in pairs.items():
         if wanted != found:
-            raise UserError(f"{key}={workdir}: its checkpoints have {name}={found!r}, not {wanted!r}; {advice}")
+            raise UserError(f"{key}={workdir}: its checkpoints have {name} {found!r}, not {wanted!r}; {advice}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
 from gcn_jax.data.pipeline import eval_batches
-from gcn_jax.data.sources import Source, open_source
+from gcn_jax.data.sources import Source, open_source, spec_from
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.logs import say
 from gcn_jax.mesh import make_mesh, put_batch, replicated
@@ -39,7 +39,7 @@ class Evaluator:
 
     def __init__(self, source: Source, mesh: Mesh, config: ml_collections.ConfigDict):
         self._source, self._mesh, self._config = source, mesh, config
-        self._spec = config_lib.spec_from(config)
+        self._spec = spec_from(config)
         self._eval_step = jax.jit(make_eval_step(config_lib.model_from(config), config))
         data = mesh.shape["data"]
         self._batch_size = math.ceil(config.eval.batch_size / data) * data
@@ -116,7 +116,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     say(f"evaluating step {step} of {workdir} on {len(source)} images of {config.data.eval}")
     evaluation = Evaluator(source, mesh, config)(jax.device_put(variables, replicated(mesh)))
     assert evaluation is not None, "nothing told it to stop"
-    result = as_json(evaluation, config_lib.spec_from(config), step)
+    result = as_json(evaluation, spec_from(config), step)
     partial = workdir / "eval.json.part"
     partial.write_text(json.dumps(result, indent=2) + "\n")
     partial.replace(workdir / "eval.json")

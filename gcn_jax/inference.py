@@ -11,6 +11,7 @@ import numpy as np
 
 from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
+from gcn_jax.data.sources import spec_from
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.data.transforms import pad, padded_shape
 from gcn_jax.models import GCN
@@ -35,7 +36,7 @@ class Segmenter:
     @property
     def spec(self) -> DatasetSpec:
         """Class names and colours."""
-        return config_lib.spec_from(self.config)
+        return spec_from(self.config)
 
     def logits(self, image: np.ndarray) -> np.ndarray:
         """Scores an image of any size: it is padded to one of a few shapes, see `padded_shape`.

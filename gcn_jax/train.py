@@ -13,7 +13,7 @@ from gcn_jax import checkpoints as checkpoints_lib
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints
 from gcn_jax.data.pipeline import train_batches
-from gcn_jax.data.sources import open_source
+from gcn_jax.data.sources import open_source, spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.evaluate import Evaluator, as_json, table
 from gcn_jax.logs import Progress, RunLog, say
@@ -48,7 +48,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     say(f"evaluating on {len(eval_source)} images of {config.data.eval}")
     say(f"{mesh.size} {jax.devices()[0].device_kind} device(s), mesh {dict(mesh.shape)}")
 
-    spec, model, optimizer = config_lib.spec_from(config), config_lib.model_from(config), make_optimizer(config)
+    spec, model, optimizer = spec_from(config), config_lib.model_from(config), make_optimizer(config)
     variables = start_weights(config) if config.init_from and not is_resumed else init_variables(model, config.seed)
     state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
     say(f"{parameter_overview.count_parameters(state.params):,} parameters")

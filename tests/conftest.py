@@ -31,7 +31,7 @@ def config(tmp_path) -> ml_collections.ConfigDict:
     config.num_steps = 6
     config.batch_size = 2
     config.cache_dir = str(tmp_path / "cache")
-    config.data.update(dataset="shapes", train="shapes/train", eval="shapes/val", size=64)
+    config.data.update(train="shapes/train", eval="shapes/val", size=64)
     config.model.update(backbone="resnet14", width=4, kernel_size=3)
     config.optimizer.learning_rate = 1e-3
     config_lib.validate(config)

@@ -16,8 +16,8 @@ from gcn_jax.data.builders import archives
 from gcn_jax.data.builders.voc import ARCHIVE, INNER
 from gcn_jax.data.images import decode_image, decode_label, encode_label
 from gcn_jax.data.pipeline import eval_batches, train_batches
-from gcn_jax.data.sources import ShapesSource, open_source
-from gcn_jax.data.specs import SHAPES, SPECS, VOC
+from gcn_jax.data.sources import KNOWN, ShapesSource, open_source
+from gcn_jax.data.specs import SHAPES, VOC
 from gcn_jax.errors import UserError
 
 
@@ -48,7 +48,7 @@ def voc_folder(tmp_path) -> pathlib.Path:
 @pytest.fixture
 def voc_config(config, voc_folder):
     config.data_dir = str(voc_folder)
-    config.data.update(dataset="voc", train="voc_segmentation/train", eval="voc_segmentation/val")
+    config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val")
     return config
 
 
@@ -79,7 +79,7 @@ def test_voc_from_the_official_archive_is_the_same(voc_config, voc_folder, tmp_p
 
 def test_real_voc(config, real_data):
     config.data_dir = str(real_data)
-    config.data.update(dataset="voc", train="voc_segmentation/train", eval="voc_segmentation/val")
+    config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val")
     train, val = open_source("train", config), open_source("eval", config)
     assert (len(train), len(val)) == (437, 149)
     check_records(val, real_data, "val")
@@ -175,7 +175,7 @@ def test_voc_colors_are_the_official_ones():
     assert VOC.num_classes == 21
     assert len(set(VOC.class_names)) == 21
     assert VOC.palette()[255].tolist() == [224, 224, 192]
-    assert all(spec.num_classes < 255 for spec in SPECS.values())
+    assert all(spec.num_classes < 255 for spec, _ in KNOWN.values())
 
 
 def test_label_png_round_trip():

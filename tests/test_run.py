@@ -33,6 +33,9 @@ SMALL = (
 )
 
 
+VOC_TRAIN = "--config.data.train=voc_segmentation/train"
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """Compiled programs, shared by the runs of this file."""
@@ -222,7 +225,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
         (["--config.data.train=x/train"], "config.data.train='x/train': unknown data"),
         (["--config.data.size=50"], "config.data.size must be a positive multiple of 32. Got 50"),
         (["--config.init_from=nowhere"], "config.init_from=nowhere: holds no checkpoint"),
-        (["--config.data.train=voc_segmentation/train", "--config.data_dir=/nope"], "config.data_dir=/nope: no such"),
+        ([VOC_TRAIN], "config.data.eval='shapes/val' has the classes of shapes, but"),
+        (
+            [VOC_TRAIN, "--config.data.eval=voc_segmentation/val", "--config.data_dir=/nope"],
+            "config.data_dir=/nope: no",
+        ),
         (["--workdir=/dev/null/x"], "--workdir=/dev/null/x: cannot be written"),
         (["--config.cache_dir=/dev/null/x"], "config.cache_dir=/dev/null/x: cannot be written"),
         (["--config.mesh.data=64"], "config.mesh: data=64"),
@@ -247,7 +254,7 @@ def test_another_models_workdir_is_refused_untouched(finished, cache, tmp_path):
         assert len(err.splitlines()) == 1
         assert "its checkpoints have config.model." in err
     _, err = run(tmp_path / "x", cache, f"--config.init_from={finished}", "--config.model.kernel_size=5", status=2)
-    assert "config.model.kernel_size=3, not 5" in err
+    assert "config.model.kernel_size 3, not 5" in err
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 

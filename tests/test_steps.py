@@ -7,6 +7,7 @@ import pytest
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints, load_variables
 from gcn_jax.data.sources import ShapesSource
+from gcn_jax.data.specs import SHAPES
 from gcn_jax.errors import UserError
 from gcn_jax.evaluate import Evaluator, as_json, table
 from gcn_jax.mesh import make_mesh, put_batch, replicated
@@ -124,7 +125,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     assert np.asarray(evaluation.confusion.counts).sum() == expected.sum()
     # A pixel may tip over by rounding, on a mesh.
     assert np.abs(np.asarray(evaluation.confusion.counts) - expected).sum() <= 4
-    result = as_json(evaluation, config_lib.spec_from(config), 3)
+    result = as_json(evaluation, SHAPES, 3)
     assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
     assert f"{100 * result['miou']:.2f}" in table(result)
 

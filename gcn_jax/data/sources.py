@@ -16,11 +16,15 @@ import tensorflow_datasets as tfds
 from gcn_jax.data import shapes
 from gcn_jax.data.builders.voc import VocSegmentation
 from gcn_jax.data.images import decode_image, decode_label
-from gcn_jax.data.specs import DatasetSpec
+from gcn_jax.data.specs import SHAPES, DatasetSpec
 from gcn_jax.errors import UserError
 
 BUILDERS = {VocSegmentation.name: VocSegmentation}
-NAMES = {name: builder.SPLITS for name, builder in BUILDERS.items()} | {"shapes": tuple(shapes.SPLIT_SIZES)}
+# Name -> label space and splits.
+KNOWN: dict[str, tuple[DatasetSpec, tuple[str, ...]]] = {
+    "shapes": (SHAPES, tuple(shapes.SPLIT_SIZES)),
+    **{name: (builder.SPEC, builder.SPLITS) for name, builder in BUILDERS.items()},
+}
 
 
 class Sample(TypedDict):
@@ -73,13 +77,25 @@ class RecordSource:
         }
 
 
-def split_name(key: str, value: str) -> tuple[str, str]:
-    """Parses "data set/split", the value of a config key; raises `UserError` naming the key if there is none such."""
+def split_name(key: str, config: ml_collections.ConfigDict) -> tuple[str, str]:
+    """Parses ``config.data[key]``, "data set/split"; raises `UserError` naming the key if there is none such."""
+    value = config.data[key]
     name, _, split = value.partition("/")
-    if split not in NAMES.get(name, ()):
-        known = ", ".join(f"{n}/{s}" for n, splits in NAMES.items() for s in splits)
-        raise UserError(f"{key}={value!r}: unknown data; known: {known}")
+    if name not in KNOWN or split not in KNOWN[name][1]:
+        known = ", ".join(f"{n}/{s}" for n, (_, splits) in KNOWN.items() for s in splits)
+        raise UserError(f"config.data.{key}={value!r}: unknown data; known: {known}")
     return name, split
+
+
+def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
+    """The label space of a config's data; raises `UserError` if training and evaluation data have different ones."""
+    train, evaluation = (KNOWN[split_name(key, config)[0]][0] for key in ("train", "eval"))
+    if train != evaluation:
+        raise UserError(
+            f"config.data.eval={config.data.eval!r} has the classes of {evaluation.name}, but "
+            f"config.data.train={config.data.train!r} those of {train.name}"
+        )
+    return train
 
 
 def open_source(key: str, config: ml_collections.ConfigDict) -> Source:
@@ -92,14 +108,13 @@ def open_source(key: str, config: ml_collections.ConfigDict) -> Source:
     Raises:
       UserError: naming the key or file, if the data are missing or damaged.
     """
-    value = config.data[key]
-    name, split = split_name(f"config.data.{key}", value)
+    name, split = split_name(key, config)
     if name == "shapes":
         return ShapesSource(split)
     builder = prepare(BUILDERS[name], config)
     skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
     records: Any = builder.as_data_source(split=split, decoders=skip)
-    return RecordSource(records, value, builder.SPEC)
+    return RecordSource(records, config.data[key], builder.SPEC)
 
 
 def prepare(builder_class: type[VocSegmentation], config: ml_collections.ConfigDict) -> VocSegmentation:

@@ -60,5 +60,3 @@ VOC = _with_voc_colors(
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 SHAPES = _with_voc_colors("shapes", "background", "disk", "square", "triangle", "ring", "cross")
-
-SPECS = {spec.name: spec for spec in (VOC, SHAPES)}
