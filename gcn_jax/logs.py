@@ -71,15 +71,17 @@ class Progress:
         self._step, self._num_steps, self._batch_size = step, num_steps, batch_size
         self._time = time.monotonic()
 
-    def report(self, step: int, values: dict[str, float]) -> float:
-        """Prints a line and returns images per second since the last one."""
-        seconds_per_step = self.seconds() / max(step - self._step, 1)
-        left = datetime.timedelta(seconds=round((self._num_steps - step) * seconds_per_step))
-        speed = self._batch_size / seconds_per_step
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        say(f"step {step}/{self._num_steps}  {shown}  {speed:.3g} images/s  ETA {left}")
+    def report(self, step: int, values: dict[str, float]) -> dict[str, float]:
+        """Prints a line; returns the values and, unless no step was measured, ``images_per_second``."""
+        line = f"step {step}/{self._num_steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if step > self._step:
+            seconds_per_step = self.seconds() / (step - self._step)
+            values = {**values, "images_per_second": self._batch_size / seconds_per_step}
+            left = datetime.timedelta(seconds=round((self._num_steps - step) * seconds_per_step))
+            line += f"  {values['images_per_second']:.3g} images/s  ETA {left}"
+        say(line)
         self.skip_to(step)
-        return speed
+        return values
 
     def seconds(self) -> float:
         """Since the last report or skip."""

@@ -74,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 means = check_finite(step, unread, workdir)
                 if is_log_due:
                     means["learning_rate"] = float(rate((step - 1) // config.optimizer.accumulate))
-                    log.scalars(step, {**means, "images_per_second": progress.report(step, means)})
+                    log.scalars(step, progress.report(step, means))
                     unread = []
             if is_save_due:
                 checkpoints.save(state, batches.get_state())
