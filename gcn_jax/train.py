@@ -87,7 +87,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                     log.scalars(step, {key: result[key] for key in ("miou", "pixel_accuracy")})
                     say(f"evaluated at step {step}\n{table(result)}")
                 progress.skip_to(step)
-            if is_last or stop.received:
+            if is_last or (is_save_due and stop.received):  # a signal since then waits for the next step's save
                 break
             state, metrics = train_step(state, put_batch(next(batches), mesh))
             unread.append(metrics)
