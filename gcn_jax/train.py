@@ -2,6 +2,7 @@
 
 import pathlib
 import signal
+from contextlib import ExitStack, closing
 from types import FrameType
 
 import jax
@@ -56,14 +57,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     evaluator = Evaluator(eval_source, mesh, config)
     batches, rate = train_batches(train_source, config), learning_rate(config)
 
-    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, StopSignals() as stop:
+    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, StopSignals() as stop, ExitStack() as opened:
         if restored := checkpoints.restore(state):
             state, iterator_state = restored
             batches.set_state(iterator_state)
             say(f"resuming from step {int(state.step)} of {workdir}")
         config_lib.save(config, workdir)
         start = int(state.step)
-        log, progress = RunLog(workdir, start), Progress(start, config.num_steps, config.batch_size)
+        log = opened.enter_context(closing(RunLog(workdir, start)))
+        progress = Progress(start, config.num_steps, config.batch_size)
         unread: list[dict[str, jax.Array]] = []  # metrics of the steps since the last log; they stay on the device
         for step in range(start, config.num_steps + 1):
             is_last = step == config.num_steps
@@ -95,7 +97,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 jax.block_until_ready(metrics)
                 say(f"first step done, {progress.seconds():.1f} s after the start of the loop, compiling included")
                 progress.skip_to(step + 1)
-        log.close()
         best = checkpoints.best()
     if stop.received:
         say(f"stopped by {stop.received} at step {step}; the same command goes on from there")
