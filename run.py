@@ -1,18 +1,20 @@
 """Trains, evaluates and applies a model: ``python run.py --config=configs/voc.py:stage3 [--mode=...]``."""
 
 import pathlib
+import signal
 import sys
+from types import FrameType
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcn_jax import config as config_lib
-from gcn_jax import evaluate, predict, train
+from gcn_jax import evaluate, predict, prepare, train
 from gcn_jax.compilation import enable_cache
 from gcn_jax.errors import UserError
 
-MODES = ("train", "eval", "predict")
+MODES = ("train", "eval", "predict", "prepare")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py or configs/NAME.py:STAGE; any value can be set: --config.batch_size=8"
 )
@@ -60,16 +62,23 @@ def default_workdir() -> pathlib.Path:
     return pathlib.Path("runs", path.stem, stage)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
 def main(argv: list[str]) -> int:
     """Runs a command line; returns the exit status."""
     parse_flags(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file it touches
     config = _CONFIG.value
     workdir = pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else default_workdir()
-    config_lib.validate(config)
+    config_lib.validate(config, trained=workdir if _MODE.value in ("eval", "predict") else None)
     enable_cache(config)
     if _MODE.value == "train":
         train.run(config, workdir)
+    elif _MODE.value == "prepare":
+        signal.signal(signal.SIGTERM, _interrupt)
+        prepare.run(config, workdir)
     elif _MODE.value == "eval":
         evaluate.run(config, workdir)
     else:
@@ -86,3 +95,6 @@ if __name__ == "__main__":
     except train.TrainingError as error:
         print(f"run.py: training stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt as error:
+        print("run.py: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))

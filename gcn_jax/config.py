@@ -11,7 +11,8 @@ from typing import Any
 
 import ml_collections
 
-from gcn_jax.data.sources import spec_from
+from gcn_jax.data.folder import LabelledFolder
+from gcn_jax.data.sources import spec_from, uses_folder
 from gcn_jax.errors import UserError
 from gcn_jax.losses import REDUCTIONS
 from gcn_jax.models import GCN, build_model
@@ -51,14 +52,18 @@ def default() -> ml_collections.ConfigDict:
                 "dtype": "float32",
             },
             "data": {
-                "train": "",  # "data set/split", such as "voc_segmentation/train"
+                "train": "",  # such as "sbd/train+voc_segmentation/train-voc_segmentation/val": see data/sources.py
                 "eval": "",
+                "classes": (),  # of a `folder`, as the lines of its classes.txt; empty: what the folder says
                 "size": 512,  # training images are cropped and padded to size x size
-                "flip": True,
+                "flip": True,  # left and right, every second time; the paper's only augmentation
+                "scale": (1.0, 1.0),  # the range of a random factor; beyond the paper, as the next two
+                "place_anywhere": False,  # put images that are smaller than size anywhere in it, not at the top left
+                "color_jitter": 0.0,  # brightness, contrast and saturation change by a factor of up to 1 +- this
                 "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
                 "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
-                "num_threads": 4,
-                "prefetch": 16,  # samples read ahead
+                "num_threads": 4,  # that read and decode
+                "prefetch": 16,  # batches read ahead
             },
             "optimizer": {
                 "learning_rate": 2.6e-5,  # FCN's 1e-10 on the summed loss of 512 x 512 pixels (our choice)
@@ -108,6 +113,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("optimizer.accumulate", "eval.batch_size", "mesh.space"), (_positive, "positive")),
     "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
     "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
+    "data.scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers, 0 < low <= high"),
+    "data.color_jitter": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "data.mean": (lambda value: len(value) == 3, "three numbers, RGB, 0-255"),
     "data.std": (lambda value: len(value) == 3 and min(value) > 0, "three positive numbers, RGB, 0-255"),
     "optimizer.schedule": _one_of(*SCHEDULES),
@@ -117,8 +124,16 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
+def validate(config: ml_collections.ConfigDict, trained: pathlib.Path | None = None) -> None:
+    """Checks all values, and settles the classes of a `folder`.
+
+    Args:
+      config: its ``data.classes`` may be set.
+      trained: a workdir whose classes are taken; None before training.
+
+    Raises:
+      UserError: naming the first key with a wrong value, the value and what it should be.
+    """
     for key, (is_right, requirement) in _CHECKS.items():
         value: Any = config
         for part in key.split("."):
@@ -127,7 +142,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
     if config.optimizer.accumulate > config.num_steps:
         raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
+    _settle_classes(config, trained)
     model_from(config)
+
+
+def _settle_classes(config: ml_collections.ConfigDict, trained: pathlib.Path | None) -> None:
+    """Sets ``config.data.classes`` of a `folder`, unless the user did: a trained model's, or what the folder says."""
+    if not uses_folder(config) or config.data.classes:
+        return
+    if trained:
+        config.data.classes = tuple(load(trained).data.classes)
+    else:
+        config.data.classes = LabelledFolder(config).class_lines()
 
 
 def model_from(config: ml_collections.ConfigDict) -> GCN:
@@ -172,7 +198,7 @@ def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, k
     """
     saved = load(workdir)
     pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}
-    pairs["the classes of the data set"] = (spec_from(config).name, spec_from(saved).name)
+    pairs["the classes"] = (", ".join(spec_from(config).class_names), ", ".join(spec_from(saved).class_names))
     for name, (wanted, found) in pairs.items():
         if wanted != found:
             raise UserError(f"{key}={workdir}: its checkpoints have {name} {found!r}, not {wanted!r}; {advice}")

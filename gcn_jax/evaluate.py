@@ -11,7 +11,6 @@ import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
@@ -22,6 +21,7 @@ from gcn_jax.logs import say
 from gcn_jax.mesh import make_mesh, put_batch, replicated
 from gcn_jax.metrics import ConfusionMatrix
 from gcn_jax.pictures import triptych
+from gcn_jax.progress import bar
 from gcn_jax.steps import PyTree, make_eval_step
 
 
@@ -50,7 +50,7 @@ class Evaluator:
         """Counts every image of the source once, at its own size; None if told to stop on the way."""
         confusion, num_images = ConfusionMatrix.empty(self._spec.num_classes), 0
         pictures: list[np.ndarray] = []
-        with tqdm(total=len(self._source), desc="evaluating", unit="image", leave=False, disable=None) as bar:
+        with bar("evaluating", len(self._source), "image", leave=False) as progress:
             for batch in eval_batches(self._source, self._config, self._batch_size):
                 if should_stop():
                     return None
@@ -59,7 +59,7 @@ class Evaluator:
                 pictures += self._pictures(batch, prediction, self._config.eval.num_pictures - len(pictures))
                 done = int(batch["valid"].sum())
                 num_images += done
-                bar.update(done)
+                progress.update(done)
         return Evaluation(confusion, num_images, pictures)
 
     def _pictures(self, batch: dict[str, Any], prediction: Any, most: int) -> list[np.ndarray]:

@@ -27,6 +27,11 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
             f"config.batch_size={config.batch_size} does not divide over config.mesh.data={data} devices; set a "
             f"multiple of {data}, or share each image's rows among devices with --config.mesh.space"
         )
+    if config.batch_size % jax.process_count():
+        raise UserError(
+            f"config.batch_size={config.batch_size} does not divide over {jax.process_count()} processes; set a "
+            f"multiple of {jax.process_count()}"
+        )
     if config.data.size // STRIDE % space:
         raise UserError(
             f"config.mesh.space={space}: res-5 has config.data.size / {STRIDE} = {config.data.size // STRIDE} rows, "

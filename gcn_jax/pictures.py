@@ -1,9 +1,9 @@
 """Label maps as colours, for people."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from gcn_jax.data.specs import VOID
+from gcn_jax.data.specs import VOID, DatasetSpec
 
 _LEAST_HEIGHT = 192  # pixels of a picture
 
@@ -37,6 +37,45 @@ def stack(pictures: list[np.ndarray]) -> np.ndarray:
     width = max(picture.shape[1] for picture in pictures)
     widths = [((0, 4), (0, width - picture.shape[1]), (0, 0)) for picture in pictures]
     return np.concatenate([np.pad(p, w, constant_values=255) for p, w in zip(pictures, widths, strict=True)])
+
+
+def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec: DatasetSpec) -> np.ndarray:
+    """Images, each beside itself with its mask laid over it, with their names and a legend of the classes they hold.
+
+    Args:
+      images: uint8 [N, H, W, 3].
+      labels: uint8 [N, H, W].
+      names: N of them.
+      spec: for the classes' names and colours.
+
+    Returns:
+      uint8 [H', W', 3].
+    """
+    side, gap, line, columns = 256, 12, 22, 3
+    font = ImageFont.load_default(14)
+    palette = spec.palette()
+    values = [int(value) for value in np.unique(labels)]
+    cell_width, cell_height = 2 * side + gap, side + line + gap
+    width = columns * (cell_width + gap) + gap
+    entry_width = 150
+    per_line = (width - gap) // entry_width
+    rows = -(-len(images) // columns)
+    legend_top = gap + rows * cell_height
+    sheet = Image.new("RGB", (width, legend_top + -(-len(values) // per_line) * line + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, label, name) in enumerate(zip(images, labels, names, strict=True)):
+        left, top = gap + i % columns * (cell_width + gap), gap + i // columns * cell_height
+        draw.text((left, top), name[-60:], "black", font)
+        mask = palette[label].astype(np.uint16)
+        blended = np.where(label[..., None] == VOID, mask, (image + mask) // 2).astype(np.uint8)
+        for j, picture in enumerate((image, blended)):
+            small = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
+            sheet.paste(small, (left + j * side, top + line))
+    for i, value in enumerate(values):
+        left, top = gap + i % per_line * entry_width, legend_top + i // per_line * line
+        draw.rectangle((left, top, left + 16, top + 16), tuple(palette[value].tolist()), "black")
+        draw.text((left + 22, top), "void" if value == VOID else spec.class_names[value][:17], "black", font)
+    return np.asarray(sheet)
 
 
 def save_picture(picture: np.ndarray, path, **options) -> None:

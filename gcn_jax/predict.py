@@ -4,7 +4,6 @@ import glob
 import pathlib
 
 import ml_collections
-from tqdm import tqdm
 
 from gcn_jax import config as config_lib
 from gcn_jax.data.images import IMAGE_SUFFIXES, encode_label, read_image
@@ -12,6 +11,7 @@ from gcn_jax.errors import UserError
 from gcn_jax.inference import load
 from gcn_jax.logs import say
 from gcn_jax.pictures import overlay, save_picture
+from gcn_jax.progress import bar
 
 
 def find_images(pattern: str) -> list[pathlib.Path]:
@@ -67,15 +67,17 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
         raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error
     palette = segmenter.spec.palette()
     bad = []
-    for image_path, (label_path, overlay_path) in tqdm(outputs.items(), desc="predicting", unit="image", disable=None):
-        try:
-            image = read_image(image_path)
-        except UserError as error:
-            bad.append(str(error))
-            continue
-        label = segmenter.predict(image)
-        label_path.write_bytes(encode_label(label, palette))
-        save_picture(overlay(image, label, palette), overlay_path, quality=92)
+    with bar("predicting", len(outputs), "image") as progress:
+        for image_path, (label_path, overlay_path) in outputs.items():
+            progress.update()
+            try:
+                image = read_image(image_path)
+            except UserError as error:
+                bad.append(str(error))
+                continue
+            label = segmenter.predict(image)
+            label_path.write_bytes(encode_label(label, palette))
+            save_picture(overlay(image, label, palette), overlay_path, quality=92)
     say(f"{len(outputs) - len(bad)} of {len(outputs)} images done: {folder}")
     if bad:
         raise UserError(f"--input={pattern}: {len(bad)} of {len(outputs)} images could not be read: {'; '.join(bad)}")

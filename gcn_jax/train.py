@@ -13,8 +13,8 @@ from clu import parameter_overview
 from gcn_jax import checkpoints as checkpoints_lib
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints
-from gcn_jax.data.pipeline import train_batches
-from gcn_jax.data.sources import open_source, spec_from
+from gcn_jax.data.pipeline import TrainBatches
+from gcn_jax.data.sources import open_sources, spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.evaluate import Evaluator, as_json, table
 from gcn_jax.logs import Progress, RunLog, say
@@ -44,7 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     is_resumed = bool(checkpoints_lib.saved_steps(workdir))
     check_start(config, workdir, is_resumed)
     checkpoints_lib.make_workdir(workdir)
-    train_source, eval_source = open_source("train", config), open_source("eval", config)
+    train_source, eval_source = open_sources(config)
     say(f"training on {len(train_source)} images of {config.data.train}")
     say(f"evaluating on {len(eval_source)} images of {config.data.eval}")
     say(f"{mesh.size} {jax.devices()[0].device_kind} device(s), mesh {dict(mesh.shape)}")
@@ -55,7 +55,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     say(f"{parameter_overview.count_parameters(state.params):,} parameters")
     train_step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0)
     evaluator = Evaluator(eval_source, mesh, config)
-    batches, rate = train_batches(train_source, config), learning_rate(config)
+    shard = (jax.process_index(), jax.process_count())
+    batches, rate = TrainBatches(train_source, config, shard), learning_rate(config)
 
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, StopSignals() as stop, ExitStack() as opened:
         if restored := checkpoints.restore(state):

@@ -1,11 +1,13 @@
 """From a source to batches, with grain: deterministic order, exact resume.
 
 A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "valid": bool [B]}`` and, a list of B each,
-``"image_id"`` and ``"size"`` (rows and columns before padding). Rows with ``valid`` False only fill up the batch.
+``"image_id"`` and ``"size"`` (rows and columns before padding). Padding is the mean colour in images, void in labels.
+Rows with ``valid`` False only fill up the batch.
 """
 
 import collections
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grain
@@ -15,35 +17,70 @@ import numpy as np
 from gcn_jax.data import transforms
 from gcn_jax.data.sources import Sample, Source
 from gcn_jax.data.specs import VOID
-from gcn_jax.data.transforms import PaddedSample
 
 Batch = dict[str, Any]
+Placed = tuple[Sample, tuple[int, int]]  # and the row and column of its first pixel in the padded image
 
 
-def train_batches(source: Source, config: ml_collections.ConfigDict) -> grain.DatasetIterator:
-    """Training batches, ``config.num_steps`` at least: shuffled each epoch, flipped, cropped and padded to size.
-
-    Batch i depends on the seed and i alone. The iterator's `get_state` and `set_state` resume it exactly.
-    """
+def draw(sample: Sample, config: ml_collections.ConfigDict, rng: np.random.Generator) -> Placed:
+    """Applies the random transforms of training that ``config.data`` asks for; the result fits into its size."""
     data = config.data
+    if tuple(data.scale) != (1.0, 1.0):
+        sample = transforms.scale(sample, data.scale[0], data.scale[1], rng)
+    if data.color_jitter:
+        sample = transforms.color_jitter(sample, data.color_jitter, rng)
+    if data.flip:
+        sample = transforms.flip(sample, rng)
+    sample = transforms.crop(sample, data.size, rng)
+    height, width = sample["label"].shape
+    if data.place_anywhere:
+        return sample, (rng.integers(data.size - height + 1), rng.integers(data.size - width + 1))
+    return sample, (0, 0)
 
-    def transform(sample: Sample, rng: np.random.Generator) -> PaddedSample:
-        if data.flip:
-            sample = transforms.flip(sample, rng)
-        sample = transforms.crop(sample, data.size, rng)
-        return transforms.pad_sample(sample, data.size, data.size, data.mean)
 
-    epochs = config.num_steps * config.batch_size // len(source) + 1
-    dataset = (
-        grain.MapDataset.source(source)
-        .seed(config.seed)
-        .shuffle()
-        .repeat(epochs)
-        .random_map(transform)
-        .batch(config.batch_size, batch_fn=_stack)
-        .to_iter_dataset(grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch))
-    )
-    return iter(dataset)
+class TrainBatches(Iterator[Batch]):
+    """Training batches, ``config.num_steps`` in all: shuffled each epoch, augmented, padded to size.
+
+    Batch i depends on the seed and i alone, whatever the number of threads, processes and interruptions.
+
+    Args:
+      source: of the samples; each epoch holds each of them once, in another order.
+      config: for ``batch_size``, ``num_steps``, ``seed`` and the ``data`` group.
+      shard: (i, n): of n processes this is the i-th; it gets every n-th sample of each batch.
+    """
+
+    def __init__(self, source: Source, config: ml_collections.ConfigDict, shard: tuple[int, int] = (0, 1)):
+        data, (process, num_processes) = config.data, shard
+
+        @functools.lru_cache(maxsize=2)
+        def order(epoch: int) -> np.ndarray:
+            return np.random.default_rng((config.seed, epoch)).permutation(len(source))
+
+        def samples(step: int) -> Iterator[Placed]:
+            for place in range(step * config.batch_size + process, (step + 1) * config.batch_size, num_processes):
+                epoch, i = divmod(place, len(source))
+                yield draw(source[order(epoch)[i]], config, np.random.default_rng((config.seed, epoch, i)))
+
+        def batch(step: int) -> Batch:
+            return assemble(samples(step), (data.size, data.size), data.mean, config.batch_size // num_processes)
+
+        self._batches = grain.MapDataset.range(config.num_steps).map(batch)
+        self._options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
+        self.set_state({"batches": 0})
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """What `set_state` takes to go on from here, in this process or another."""
+        return {"batches": self._position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Makes the next batch the one that was next at `get_state`."""
+        self._position = state["batches"]
+        self._iterator = iter(self._batches[self._position :].to_iter_dataset(self._options))
 
 
 def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int) -> Iterator[Batch]:
@@ -52,35 +89,35 @@ def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: 
     The last batch of each shape is filled up with rows that are not `valid` and whose label is void.
     """
     data = config.data
-
-    def transform(sample: Sample) -> PaddedSample:
-        height, width = sample["label"].shape
-        return transforms.pad_sample(sample, *transforms.padded_shape(height, width, data.size), data.mean)
-
-    dataset = grain.MapDataset.source(source).map(transform)
+    dataset = grain.MapDataset.source(source)
     options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
-    waiting: dict[tuple[int, int], list[PaddedSample]] = collections.defaultdict(list)
+    waiting: dict[tuple[int, int], list[Placed]] = collections.defaultdict(list)
     for sample in dataset.to_iter_dataset(options):
-        group = waiting[sample["label"].shape]
-        group.append(sample)
-        if len(group) == batch_size:
-            yield _stack(group)
-            group.clear()
-    for group in filter(None, waiting.values()):
-        yield _fill(_stack(group), batch_size)
+        height, width = sample["label"].shape
+        shape = transforms.padded_shape(height, width, data.size)
+        waiting[shape].append((sample, (0, 0)))
+        if len(waiting[shape]) == batch_size:
+            yield assemble(waiting.pop(shape), shape, data.mean, batch_size)
+    for shape, samples in waiting.items():
+        yield assemble(samples, shape, data.mean, batch_size)
 
 
-def _stack(samples: list[PaddedSample]) -> Batch:
-    batch: Batch = {key: np.stack([sample[key] for sample in samples]) for key in ("image", "label")}
-    lists = {key: [sample[key] for sample in samples] for key in ("image_id", "size")}
-    return batch | {"valid": np.ones(len(samples), bool)} | lists
-
-
-def _fill(batch: Batch, batch_size: int) -> Batch:
-    missing = batch_size - len(batch["valid"])
-    fillers = {"image": 0, "label": VOID, "valid": False}
-    arrays = {
-        key: np.pad(batch[key], ((0, missing), *((0, 0),) * (batch[key].ndim - 1)), constant_values=value)
-        for key, value in fillers.items()
+def assemble(samples: Iterable[Placed], shape: tuple[int, int], mean: tuple[float, ...], batch_size: int) -> Batch:
+    """Makes a batch of batch_size rows of a shape, of so many samples or fewer."""
+    batch: Batch = {
+        "image": np.empty((batch_size, *shape, 3), np.uint8),
+        "label": np.empty((batch_size, *shape), np.uint8),
+        "valid": np.zeros(batch_size, bool),
+        "image_id": [""] * batch_size,
+        "size": [(0, 0)] * batch_size,
     }
-    return arrays | {"image_id": batch["image_id"] + [""] * missing, "size": batch["size"] + [(0, 0)] * missing}
+    row = -1
+    for row, (sample, corner) in enumerate(samples):
+        transforms.place(batch["image"][row], sample["image"], mean, corner)
+        transforms.place(batch["label"][row], sample["label"], VOID, corner)
+        batch["valid"][row] = True
+        batch["image_id"][row] = sample["image_id"]
+        batch["size"][row] = sample["label"].shape
+    batch["image"][row + 1 :] = 0
+    batch["label"][row + 1 :] = VOID
+    return batch

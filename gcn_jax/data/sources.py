@@ -1,29 +1,35 @@
 """Sources: random access to the samples of a split, by name.
 
 A sample is ``{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "image_id": str}``.
+
+A config names data by an expression: "a/train+b/train-a/val" is the union of the first two less the images of the
+third. Images are told by their ids; one that several parts hold is taken from the first of them, mask and all.
 """
 
-import hashlib
 import pathlib
-import sys
+import re
 from collections.abc import Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 
-from gcn_jax.data import shapes
-from gcn_jax.data.builders.voc import VocSegmentation
-from gcn_jax.data.images import decode_image, decode_label
+from gcn_jax.data import folder, shapes
+from gcn_jax.data.builders.base import SegmentationBuilder
+from gcn_jax.data.builders.cityscapes import Cityscapes
+from gcn_jax.data.builders.coco import CocoVoc
+from gcn_jax.data.builders.voc import Sbd, VocSegmentation
+from gcn_jax.data.images import decode_image, decode_own_label
 from gcn_jax.data.specs import SHAPES, DatasetSpec
 from gcn_jax.errors import UserError
 
-BUILDERS = {VocSegmentation.name: VocSegmentation}
-# Name -> label space and splits.
-KNOWN: dict[str, tuple[DatasetSpec, tuple[str, ...]]] = {
-    "shapes": (SHAPES, tuple(shapes.SPLIT_SIZES)),
-    **{name: (builder.SPEC, builder.SPLITS) for name, builder in BUILDERS.items()},
+BUILDERS: dict[str, type[SegmentationBuilder]] = {b.name: b for b in (VocSegmentation, Sbd, CocoVoc, Cityscapes)}
+# Name -> splits.
+KNOWN: dict[str, tuple[str, ...]] = {
+    "shapes": tuple(shapes.SPLIT_SIZES),
+    folder.NAME: folder.SPLITS,
+    **{name: builder.SPLITS for name, builder in BUILDERS.items()},
 }
 
 
@@ -38,9 +44,22 @@ class Sample(TypedDict):
 class Source(Protocol):
     """A finite random-access collection of samples; what grain reads from."""
 
+    @property
+    def image_ids(self) -> Sequence[str]:
+        """Of all samples, in order; reads no image."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class Split(Source, Protocol):
+    """A whole split of a data set."""
+
+    def pixels(self) -> np.ndarray:
+        """How many pixels there are of each label value: int64 [256]."""
+        ...
 
 
 class ShapesSource:
@@ -48,6 +67,14 @@ class ShapesSource:
 
     def __init__(self, split: str):
         self._split = split
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        return [f"{self._split}_{index:06d}" for index in range(len(self))]
+
+    def pixels(self) -> np.ndarray:
+        labels = (self[i]["label"].reshape(-1) for i in range(len(self)))
+        return sum((np.bincount(label, minlength=256) for label in labels), np.zeros(256, np.int64))
 
     def __len__(self) -> int:
         return shapes.SPLIT_SIZES[self._split]
@@ -60,42 +87,136 @@ class ShapesSource:
 class RecordSource:
     """Prepared records, decoded as they are read."""
 
-    def __init__(self, records: Sequence[dict[str, bytes]], name: str, spec: DatasetSpec):
-        self._records, self._name, self._num_classes = records, name, spec.num_classes
+    def __init__(self, folder: str, name: str):
+        """Opens the records that a builder wrote to a folder."""
+        builder = tfds.builder_from_directory(folder)
+        skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+        self._records: Any = builder.as_data_source(split=name.partition("/")[2], decoders=skip)
+        self._folder, self._name = folder, name
+        self.image_ids: Sequence[str] = builder.info.metadata["image_ids"]
+        self._pixels = builder.info.metadata["pixels"]
+
+    def pixels(self) -> np.ndarray:
+        return np.array(self._pixels)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.image_ids)
 
     def __getitem__(self, index: int, /) -> Sample:
-        record = self._records[int(index)]
-        image_id = record["image_id"].decode()
+        image_id = self.image_ids[int(index)]
         name = f"record {image_id} of {self._name}"
+        try:
+            record = self._records[int(index)]
+            is_whole = record["image_id"].decode() == image_id
+        except Exception as error:  # whatever damaged bytes lead the readers to
+            raise UserError(f"{name}: damaged; delete {self._folder} to have it prepared again ({error})") from error
+        if not is_whole:
+            raise UserError(f"{name}: damaged; delete {self._folder} to have it prepared again")
         return {
             "image": decode_image(record["image"], f"image of {name}"),
-            "label": decode_label(record["label"], f"label of {name}", self._num_classes),
+            "label": decode_own_label(record["label"], f"label of {name}"),
             "image_id": image_id,
         }
 
 
-def split_name(key: str, config: ml_collections.ConfigDict) -> tuple[str, str]:
-    """Parses ``config.data[key]``, "data set/split"; raises `UserError` naming the key if there is none such."""
-    value = config.data[key]
-    name, _, split = value.partition("/")
-    if name not in KNOWN or split not in KNOWN[name][1]:
-        known = ", ".join(f"{n}/{s}" for n, (_, splits) in KNOWN.items() for s in splits)
-        raise UserError(f"config.data.{key}={value!r}: unknown data; known: {known}")
-    return name, split
+class FolderSource:
+    """A split of the user's own folder, read in place."""
+
+    def __init__(self, labelled: folder.LabelledFolder, split: str, class_lines: Sequence[str]):
+        spec, self._colors = folder.parse_classes(class_lines)
+        self._num_classes = spec.num_classes
+        self._folder = labelled
+        self._pixels = labelled.survey(spec.num_classes, self._colors)["pixels"][split]
+        self.image_ids: Sequence[str] = labelled.splits[split]
+
+    def pixels(self) -> np.ndarray:
+        return np.array(self._pixels)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        name = self.image_ids[int(index)]
+        label = self._folder.label(name, self._num_classes, self._colors)
+        return {"image": self._folder.image(name), "label": label, "image_id": name}
+
+
+class Selection:
+    """Some samples of several sources, as one source."""
+
+    def __init__(self, sources: Sequence[Source], chosen: Sequence[tuple[int, int]]):
+        """Takes sample j of source i for each (i, j) in chosen."""
+        self._sources, self._chosen = sources, np.array(chosen, np.int32).reshape(-1, 2)
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        return [self._sources[i].image_ids[j] for i, j in self._chosen]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        i, j = self._chosen[int(index)]
+        return self._sources[i][j]
+
+
+class Part(NamedTuple):
+    """A term of an expression."""
+
+    is_removed: bool
+    name: str
+    split: str
+
+
+def parse(key: str, config: ml_collections.ConfigDict) -> list[Part]:
+    """Parses ``config.data[key]``; raises `UserError` naming the key and what is wrong."""
+    text = config.data[key]
+    parts = []
+    for sign, term in re.findall(r"(^|[+-])([^+-]*)", text.replace(" ", "")):
+        name, _, split = term.partition("/")
+        if split not in KNOWN.get(name, ()):
+            known = ", ".join(f"{name}/{split}" for name, splits in KNOWN.items() for split in splits)
+            raise UserError(f"config.data.{key}={text!r}: {term!r} is unknown data; known: {known}")
+        if name in BUILDERS and not BUILDERS[name].has_truth(split) and sign != "-":
+            raise UserError(f"config.data.{key}={text!r}: the truth of {term} is not published")
+        parts.append(Part(sign == "-", name, split))
+    if len({spec_of(part.name, config).name for part in parts}) > 1:
+        raise UserError(f"config.data.{key}={text!r}: its parts have different classes")
+    return parts
+
+
+def spec_of(name: str, config: ml_collections.ConfigDict) -> DatasetSpec:
+    """The label space of a data set; a folder's is in ``config.data.classes``."""
+    if name in BUILDERS:
+        return BUILDERS[name].SPEC
+    return SHAPES if name == "shapes" else folder.parse_classes(config.data.classes, "config.data.classes")[0]
 
 
 def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
     """The label space of a config's data; raises `UserError` if training and evaluation data have different ones."""
-    train, evaluation = (KNOWN[split_name(key, config)[0]][0] for key in ("train", "eval"))
+    train, evaluation = (spec_of(parse(key, config)[0].name, config) for key in ("train", "eval"))
     if train != evaluation:
         raise UserError(
             f"config.data.eval={config.data.eval!r} has the classes of {evaluation.name}, but "
             f"config.data.train={config.data.train!r} those of {train.name}"
         )
     return train
+
+
+def uses_folder(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config's data are the user's own folder, whose classes are not known beforehand."""
+    return any(config.data[key].startswith(f"{folder.NAME}/") for key in ("train", "eval"))
+
+
+def open_part(name: str, split: str, config: ml_collections.ConfigDict) -> Split:
+    """Opens one split of a data set, preparing its records first where needed."""
+    if name == "shapes":
+        return ShapesSource(split)
+    if name == folder.NAME:
+        return FolderSource(folder.LabelledFolder(config), split, config.data.classes)
+    builder = BUILDERS[name](split, config.data_dir, pathlib.Path(config.cache_dir).expanduser())
+    builder.prepare()
+    return RecordSource(builder.data_dir, f"{name}/{split}")
 
 
 def open_source(key: str, config: ml_collections.ConfigDict) -> Source:
@@ -108,31 +229,33 @@ def open_source(key: str, config: ml_collections.ConfigDict) -> Source:
     Raises:
       UserError: naming the key or file, if the data are missing or damaged.
     """
-    name, split = split_name(key, config)
-    if name == "shapes":
-        return ShapesSource(split)
-    builder = prepare(BUILDERS[name], config)
-    skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-    records: Any = builder.as_data_source(split=split, decoders=skip)
-    return RecordSource(records, config.data[key], builder.SPEC)
+    parts = parse(key, config)
+    sources = [open_part(part.name, part.split, config) for part in parts]
+    if len(parts) == 1 and not parts[0].is_removed:
+        return sources[0]
+    removed = {i for part, source in zip(parts, sources, strict=True) if part.is_removed for i in source.image_ids}
+    chosen: dict[str, tuple[int, int]] = {}
+    for i, (part, source) in enumerate(zip(parts, sources, strict=True)):
+        if not part.is_removed:
+            for j, image_id in enumerate(source.image_ids):
+                if image_id not in removed:
+                    chosen.setdefault(image_id, (i, j))
+    if not chosen:
+        raise UserError(f"config.data.{key}={config.data[key]!r}: no image is left")
+    return Selection(sources, list(chosen.values()))
 
 
-def prepare(builder_class: type[VocSegmentation], config: ml_collections.ConfigDict) -> VocSegmentation:
-    """Builds a data set's records unless they are there; a change of any of its files makes them anew."""
-    cache = pathlib.Path(config.cache_dir).expanduser()
-    files = builder_class.find(config.data_dir, cache / "downloads")
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    digest = hashlib.sha256()
-    for split in builder_class.SPLITS:
-        for image_id in builder_class.ids(files, split):
-            stamps = (files.stamp(member) for member in builder_class.members(image_id))
-            digest.update(":".join((split, image_id, *stamps, "")).encode())
-    try:
-        builder = builder_class(
-            files=files, data_dir=cache / "datasets" / digest.hexdigest()[:16], file_format="array_record"
+def open_sources(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
+    """Opens the data of training and of evaluation.
+
+    Raises:
+      UserError: as `open_source` does, and if an image of the evaluation data is among those of training.
+    """
+    train, evaluation = open_source("train", config), open_source("eval", config)
+    shared = sorted(set(train.image_ids) & set(evaluation.image_ids))
+    if shared:
+        raise UserError(
+            f"config.data.train={config.data.train!r} holds {len(shared)} image(s) of config.data.eval, such as "
+            f"{shared[0]}; take them out: --config.data.train={config.data.train}-{config.data.eval}"
         )
-        builder.download_and_prepare()
-    except OSError as error:
-        raise UserError(f"config.cache_dir={config.cache_dir}: cannot be written ({error})") from error
-    return builder
+    return train, evaluation

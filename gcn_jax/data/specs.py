@@ -7,7 +7,6 @@ import numpy as np
 
 # The label of pixels that count nowhere: outlines and unlabelled regions in VOC, and all padding.
 VOID = 255
-VOID_COLOR = (224, 224, 192)
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class DatasetSpec:
 
     name: str
     classes: tuple[ClassSpec, ...]
+    void_color: tuple[int, int, int] = (224, 224, 192)
 
     @property
     def num_classes(self) -> int:
@@ -37,7 +37,7 @@ class DatasetSpec:
         """Colours of all 256 label values, uint8 [256, 3]; void's at 255, black where there is no class."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = [c.color for c in self.classes]
-        palette[VOID] = VOID_COLOR
+        palette[VOID] = self.void_color
         return palette
 
 
@@ -59,4 +59,38 @@ VOC = _with_voc_colors(
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+# COCO's names of VOC's classes, where they differ.
+COCO_TO_VOC = {
+    **{"airplane": "aeroplane", "dining table": "diningtable", "motorcycle": "motorbike"},
+    **{"potted plant": "pottedplant", "couch": "sofa", "tv": "tvmonitor"},
+}
+
+# Train id order; the raw label ids of the official files beside them. All other raw ids are not evaluated.
+_CITYSCAPES = (
+    (7, ClassSpec("road", (128, 64, 128))),
+    (8, ClassSpec("sidewalk", (244, 35, 232))),
+    (11, ClassSpec("building", (70, 70, 70))),
+    (12, ClassSpec("wall", (102, 102, 156))),
+    (13, ClassSpec("fence", (190, 153, 153))),
+    (17, ClassSpec("pole", (153, 153, 153))),
+    (19, ClassSpec("traffic light", (250, 170, 30))),
+    (20, ClassSpec("traffic sign", (220, 220, 0))),
+    (21, ClassSpec("vegetation", (107, 142, 35))),
+    (22, ClassSpec("terrain", (152, 251, 152))),
+    (23, ClassSpec("sky", (70, 130, 180))),
+    (24, ClassSpec("person", (220, 20, 60))),
+    (25, ClassSpec("rider", (255, 0, 0))),
+    (26, ClassSpec("car", (0, 0, 142))),
+    (27, ClassSpec("truck", (0, 0, 70))),
+    (28, ClassSpec("bus", (0, 60, 100))),
+    (31, ClassSpec("train", (0, 80, 100))),
+    (32, ClassSpec("motorcycle", (0, 0, 230))),
+    (33, ClassSpec("bicycle", (119, 11, 32))),
+)
+CITYSCAPES = DatasetSpec("cityscapes", tuple(c for _, c in _CITYSCAPES), void_color=(0, 0, 0))
+# Raw label id -> train id, uint8 [256].
+CITYSCAPES_TRAIN_IDS = np.full(256, VOID, np.uint8)
+CITYSCAPES_TRAIN_IDS[[raw_id for raw_id, _ in _CITYSCAPES]] = np.arange(len(_CITYSCAPES))
+CITYSCAPES_TRAIN_IDS.setflags(write=False)
+
 SHAPES = _with_voc_colors("shapes", "background", "disk", "square", "triangle", "ring", "cross")

@@ -1,33 +1,65 @@
-"""One way to read files by name, from a folder or straight out of a tar archive; and the download of an archive."""
+"""One way to read files by name, from a folder or straight out of an archive; and where official archives come from."""
 
+import contextlib
+import gzip
 import hashlib
+import os
 import pathlib
 import tarfile
+import tempfile
+import threading
+import urllib.error
 import urllib.request
-from typing import Protocol
-
-from tqdm import tqdm
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO
 
 from gcn_jax.errors import UserError
+from gcn_jax.progress import bar
 
 
-class Files(Protocol):
+@dataclass(frozen=True)
+class Archive:
+    """An official archive.
+
+    Attributes:
+      name: of the file.
+      url: to fetch it from, by us or, where there is no checksum, by the user: a page that asks for a login.
+      inner: the folder in it that is read, "" for all.
+      checksum: "sha256:..." or "md5:...", as published.
+    """
+
+    name: str
+    url: str
+    inner: str = ""
+    checksum: str = ""
+
+
+class Files(ABC):
     """Read-only files addressed by their path below a root."""
 
+    @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of a file; raises `UserError` naming it when it is missing."""
-        ...
+        """The bytes of a file; raises `UserError` naming it when it is missing or damaged."""
 
+    @abstractmethod
+    def names(self, below: str) -> list[str]:
+        """All files below a folder, sorted."""
+
+    @abstractmethod
     def describe(self, name: str) -> str:
         """The file's full name, for messages."""
-        ...
 
-    def stamp(self, name: str) -> str:
-        """Changes when the file's content does (size and time); empty when there is no such file."""
-        ...
+    @abstractmethod
+    def stamps(self, names: Callable[[], Iterable[str]]) -> Iterator[str]:
+        """Yields what changes when the files do (size and time): one stamp a name, or one for a whole archive."""
 
 
-class Folder:
+class Folder(Files):
     """Files below a folder."""
 
     def __init__(self, root: pathlib.Path):
@@ -39,54 +71,190 @@ class Folder:
         except OSError as error:
             raise UserError(f"{self.describe(name)}: cannot be read ({error.strerror})") from error
 
+    def names(self, below: str) -> list[str]:
+        start = self._root / below if below else self._root
+        walk = os.walk(start, followlinks=True)
+        found = (pathlib.Path(folder, file) for folder, _, files in walk for file in files)
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
+
     def describe(self, name: str) -> str:
         return str(self._root / name)
 
-    def stamp(self, name: str) -> str:
+    def stamps(self, names: Callable[[], Iterable[str]]) -> Iterator[str]:
+        return (f"{name}-{_stamp(self._root / name)}" for name in names())
+
+
+class _Archived(Files):
+    """What the kinds of archive share. Nothing is unpacked: files are read where they are."""
+
+    def __init__(self, path: pathlib.Path, inner: str):
+        self._path, self._prefix = path, f"{inner}/" if inner else ""
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[int, int]]:
+        """Name -> what `_read_member` needs; read from the archive when first asked for."""
         try:
-            stat = (self._root / name).stat()
-        except OSError:
-            return ""
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
+            members = dict(self._list())
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+            raise UserError(f"{self._path}: damaged or truncated archive ({error}); fetch it again") from error
+        for name in members:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise UserError(f"{self._path}: refused: its file {name!r} would lie outside the archive's folder")
+        if not any(name.startswith(self._prefix) for name in members):
+            raise UserError(f"{self._path}: holds no {self._prefix}; is it the official archive?")
+        return members
 
+    @abstractmethod
+    def _list(self) -> Iterator[tuple[str, tuple[int, int]]]: ...
 
-class Tar:
-    """Files below a folder of an uncompressed tar archive, read in place: nothing is unpacked."""
-
-    def __init__(self, path: pathlib.Path, root: str):
-        self._path, self._root = path, root
-        try:
-            with tarfile.open(path, "r:") as tar:
-                members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isfile()}
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{path}: damaged or truncated archive ({error}); fetch it again") from error
-        self._members = members
-        if not any(name.startswith(root) for name in members):
-            raise UserError(f"{path}: holds no {root}; is it the official archive?")
+    @abstractmethod
+    def _read_member(self, name: str, place: tuple[int, int]) -> bytes: ...
 
     def read(self, name: str) -> bytes:
-        if f"{self._root}/{name}" not in self._members:
-            raise UserError(f"{self.describe(name)}: missing from the archive")
-        offset, size = self._members[f"{self._root}/{name}"]
-        with self._path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) != size:
-            raise UserError(f"{self._path}: truncated archive; fetch it again")
-        return data
+        with self._lock:
+            if self._prefix + name not in self._members:
+                raise UserError(f"{self.describe(name)}: missing from the archive")
+            try:
+                return self._read_member(self._prefix + name, self._members[self._prefix + name])
+            except (zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+                raise UserError(f"{self.describe(name)}: damaged in the archive ({error}); fetch it again") from error
+
+    def names(self, below: str) -> list[str]:
+        start = self._prefix + (f"{below}/" if below else "")
+        return sorted(name.removeprefix(self._prefix) for name in self._members if name.startswith(start))
 
     def describe(self, name: str) -> str:
-        return f"{self._path}:{self._root}/{name}"
+        return f"{self._path}:{self._prefix}{name}"
 
-    def stamp(self, name: str) -> str:
-        stat = self._path.stat()
-        return f"{stat.st_size}-{stat.st_mtime_ns}" if f"{self._root}/{name}" in self._members else ""
+    def stamps(self, names: Callable[[], Iterable[str]]) -> Iterator[str]:
+        yield f"{self._path.name}-{_stamp(self._path)}"  # the names, which are costly to read here, tell no more
 
 
-def download(url: str, sha256: str, size: int, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads an archive into a folder, with a progress bar, unless it is there already.
+class Tar(_Archived):
+    """Files of a tar archive. A compressed one (.tgz) is decompressed once, to a nameless file that ends with us."""
+
+    def __init__(self, path: pathlib.Path, inner: str, scratch: pathlib.Path):
+        super().__init__(path, inner)
+        self._scratch = scratch
+
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        if self._path.suffix != ".tgz":
+            return self._path.open("rb")
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        size = self._path.stat().st_size
+        with (
+            contextlib.ExitStack() as on_error,
+            self._path.open("rb") as packed,
+            gzip.open(packed) as unpacked,
+            bar(f"decompressing {self._path.name}", size, "B", unit_scale=True) as progress,
+        ):
+            file = on_error.enter_context(tempfile.TemporaryFile(dir=self._scratch))
+            while block := unpacked.read(2**22):
+                file.write(block)
+                progress.update(packed.tell() - progress.n)
+            on_error.pop_all()
+        return file
+
+    def _list(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        self._file.seek(0)
+        with tarfile.open(fileobj=self._file, mode="r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    yield member.name.removeprefix("./"), (member.offset_data, member.size)
+
+    def _read_member(self, name: str, place: tuple[int, int]) -> bytes:
+        self._file.seek(place[0])
+        data = self._file.read(place[1])
+        if len(data) != place[1]:
+            raise EOFError("the archive ends within it")
+        return data
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            self._file.close()
+
+
+class Zip(_Archived):
+    """Files of a zip archive; each is checked against its CRC as it is read."""
+
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self._path)
+
+    def _list(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        for info in self._zip.infolist():
+            if not info.is_dir():
+                yield info.filename, (info.header_offset, info.file_size)
+
+    def _read_member(self, name: str, place: tuple[int, int]) -> bytes:
+        return self._zip.read(name)
+
+    def __del__(self) -> None:
+        if "_zip" in self.__dict__:
+            self._zip.close()
+
+
+def _stamp(path: pathlib.Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def find(archive: Archive, roots: tuple[str, ...], marker: str, data_dir: str, downloads: pathlib.Path) -> Files:
+    """Finds official files: unpacked or archived in data_dir, or downloaded.
+
+    Args:
+      archive: that holds the files.
+      roots: folders below data_dir at which its content may have been unpacked, "" for data_dir itself; the archive
+        is looked for in the same ones.
+      marker: a file or folder below a root that tells that it is one.
+      data_dir: the user's folder; empty to download the archive, unless that has been done.
+      downloads: the folder for downloaded archives.
+
+    Raises:
+      UserError: naming the archive, where it comes from and where to put it.
+    """
+    scratch = downloads.parent / "scratch"
+    if not data_dir:
+        if not archive.checksum:
+            raise UserError(
+                f"config.data_dir is empty, and {archive.name} cannot be downloaded without you: fetch it from "
+                f"{archive.url} and set config.data_dir to its folder"
+            )
+        return _open(download(archive.url, archive.checksum, downloads), archive.inner, scratch)
+    folder = pathlib.Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"config.data_dir={data_dir}: no such folder")
+    for root in roots:
+        if (folder / root / marker).exists():
+            return Folder(folder / root)
+    for root in ("", *roots):
+        if (folder / root / archive.name).is_file():
+            return _open(folder / root / archive.name, archive.inner, scratch)
+    unpacked = pathlib.PurePosixPath(roots[0], marker)
+    raise UserError(
+        f"config.data_dir={data_dir}: holds neither {unpacked} nor {archive.name}; fetch {archive.url} into it"
+        + (", or leave config.data_dir empty to have it downloaded" if archive.checksum else "")
+    )
+
+
+def _open(path: pathlib.Path, inner: str, scratch: pathlib.Path) -> Files:
+    return Zip(path, inner) if path.suffix == ".zip" else Tar(path, inner, scratch)
+
+
+def download(url: str, checksum: str, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads an archive into a folder, with a progress bar, unless it is there; goes on with a part of it.
 
     The file gets its name only when its checksum has been found right.
+
+    Args:
+      url: its last part is the file's name.
+      checksum: "sha256:..." or "md5:...".
+      folder: made if need be.
 
     Raises:
       UserError: if the server cannot be reached or sends something else.
@@ -94,23 +262,41 @@ def download(url: str, sha256: str, size: int, folder: pathlib.Path) -> pathlib.
     path = folder / url.rsplit("/", 1)[1]
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    digest = hashlib.sha256()
     advice = f"fetch {url} yourself and set config.data_dir to its folder"
+    part = path.with_suffix(path.suffix + ".part")
     try:
-        with (
-            urllib.request.urlopen(url, timeout=60) as response,
-            part.open("wb") as file,
-            tqdm(desc=f"downloading {path.name}", total=size, unit="B", unit_scale=True) as bar,
-        ):
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch(url, part)
+    except OSError as error:
+        raise UserError(f"download of {url} failed ({error}); run again to go on with it, or {advice}") from error
+    algorithm, _, expected = checksum.partition(":")
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != expected:
+        part.unlink()
+        raise UserError(f"{url}: what came has the {algorithm} checksum {found}, not {expected}; {advice}")
+    return part.replace(path)
+
+
+def _fetch(url: str, part: pathlib.Path) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send
+            error.close()
+            return
+        raise
+    with response:
+        if response.status != 206:  # the server starts from the beginning
+            have = 0
+        left = response.headers.get("Content-Length")
+        total = have + int(left) if left else None
+        progress = bar(f"downloading {part.stem}", total, "B", initial=have, unit_scale=True)
+        with part.open("ab" if have else "wb") as file, progress:
             while block := response.read(2**20):
                 file.write(block)
-                digest.update(block)
-                bar.update(len(block))
-    except OSError as error:
-        raise UserError(f"download failed ({error}); {advice}") from error
-    if digest.hexdigest() != sha256:
-        part.unlink()
-        raise UserError(f"{url}: what came has the checksum {digest.hexdigest()}, not {sha256}; {advice}")
-    return part.replace(path)
+                progress.update(len(block))
+    if total is not None and part.stat().st_size < total:
+        raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")

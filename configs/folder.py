@@ -1,0 +1,37 @@
+"""Your own images and masks.
+
+    python run.py --config=configs/folder.py --config.data_dir=DIR --mode=prepare
+    python run.py --config=configs/folder.py --config.data_dir=DIR
+
+DIR holds images/ and masks/ with the same names; gcn_jax/data/folder.py says what masks may be and which lists are
+understood. `--mode=prepare` checks every file and draws a picture of what training would see: look at it first.
+
+Our choice: ResNet-50, k = 15, batch 4, 512x512 crops, momentum 0.9 with the poly schedule, batch norm over the batch,
+which suits training from random weights. On a GPU or TPU; for a try on a CPU add --config.model.backbone=resnet14
+--config.data.size=256. To start from the weights of a run with the same classes: --config.init_from=WORKDIR.
+"""
+
+import ml_collections
+
+from gcn_jax import config as config_lib
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config."""
+    config = config_lib.default()
+    config.data.train = "folder/train"
+    config.data.eval = "folder/val"
+    config.data.size = 512
+    config.data.scale = (0.5, 2.0)
+    config.data.color_jitter = 0.3
+    config.model.backbone = "resnet50"
+    config.model.norm = "train"
+    config.num_steps = 20_000
+    config.batch_size = 4
+    config.eval_every = 2000
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.schedule = "poly"
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 1.0
+    return config

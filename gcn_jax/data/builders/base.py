@@ -1,0 +1,165 @@
+"""What the tfds builders share: one split of a data set, checked and written as array_record files."""
+
+import abc
+import contextlib
+import fcntl
+import hashlib
+import io
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from gcn_jax.data.images import check_label_values, check_same_size, decode_image, encode_label
+from gcn_jax.data.specs import VOID, DatasetSpec
+from gcn_jax.errors import UserError
+from gcn_jax.progress import bar
+
+
+class Example(NamedTuple):
+    """An image file as it is and its label, uint8 [H, W], or None; with the files they come from, for messages."""
+
+    image: bytes
+    label: np.ndarray | None
+    image_name: str
+    label_name: str
+
+
+class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
+    """Records of one split: the image file's bytes, a palette PNG of class ids (255: void), and the image id.
+
+    A subclass finds and reads the official files. Records lie in a folder named by a digest of the files' stamps, so
+    that a changed file is prepared anew. The record order is the official one; tfds's metadata hold the ids in
+    that order ("image_ids") and the number of pixels of each label value ("pixels").
+
+    Attributes:
+      SPEC: the label space.
+      SPLITS: their names.
+      HOMEPAGE, LICENSE, CITATION: of the data set.
+    """
+
+    VERSION = tfds.core.Version("2.0.0")
+    SPEC: ClassVar[DatasetSpec]
+    SPLITS: ClassVar[tuple[str, ...]]
+    HOMEPAGE: ClassVar[str]
+    LICENSE: ClassVar[str]
+    CITATION: ClassVar[str]
+
+    def __init__(self, split: str, data_dir: str, cache_dir: pathlib.Path):
+        """Finds the official files.
+
+        Args:
+          split: one of SPLITS.
+          data_dir: the folder that holds them; empty to have them downloaded.
+          cache_dir: for downloads and records.
+
+        Raises:
+          UserError: naming what is missing, where it comes from and where to put it.
+        """
+        self.split = split
+        self.find(data_dir, cache_dir / "downloads")
+        digest = hashlib.sha256(f"{self.name}/{split}".encode())
+        for stamp in self.stamps():
+            digest.update(f":{stamp}".encode())
+        super().__init__(data_dir=cache_dir / "datasets" / digest.hexdigest()[:16], file_format="array_record")
+
+    @abc.abstractmethod
+    def find(self, data_dir: str, downloads: pathlib.Path) -> None:
+        """Finds the files, without reading them."""
+
+    @abc.abstractmethod
+    def stamps(self) -> Iterator[str]:
+        """Yields what changes when the files do."""
+
+    @abc.abstractmethod
+    def image_ids(self) -> list[str]:
+        """The ids of the split's images, in the official order."""
+
+    @abc.abstractmethod
+    def read(self, image_id: str) -> Example:
+        """Reads an image and its label; called from several threads."""
+
+    @classmethod
+    def has_truth(cls, split: str) -> bool:
+        """Whether a split's labels are published; if not, its records' labels are void everywhere."""
+        return split != "test"
+
+    def prepare(self) -> None:
+        """Writes the records, unless they are there, with a progress bar.
+
+        What a killed process left unfinished is removed; a second process waits and finds the work done.
+
+        Raises:
+          UserError: naming a bad file.
+        """
+        tfds.disable_progress_bar()  # ours knows how much there is to do
+        folder = pathlib.Path(self.data_dir_root)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "lock").open("w") as lock, contextlib.redirect_stdout(io.StringIO()):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for unfinished in folder.glob(f"{self.name}/*incomplete*"):
+                    shutil.rmtree(unfinished)
+                self.download_and_prepare()
+        except OSError as error:
+            raise UserError(f"config.cache_dir: {folder} cannot be written ({error})") from error
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            homepage=self.HOMEPAGE,
+            license=self.LICENSE,
+            citation=self.CITATION,
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "image_id": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager  # the files were found before
+        return {self.split: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        image_ids, pixels = self.image_ids(), np.zeros(256, np.int64)
+        if not image_ids:
+            raise UserError(f"{self.name}/{self.split}: no image in {self.describe()}")
+        threads = os.cpu_count() or 1
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            bar(f"preparing {self.name}/{self.split}", len(image_ids), "image") as progress,
+        ):
+            rest = iter(image_ids)
+            while some := list(itertools.islice(rest, 8 * threads)):  # so many are in memory
+                for image_id, (example, counts) in zip(some, pool.map(self._checked, some), strict=True):
+                    pixels += counts
+                    yield image_id, {**example, "image_id": image_id}
+                    progress.update()
+        self.info.metadata.update(image_ids=image_ids, pixels=pixels.tolist())
+
+    def _checked(self, image_id: str) -> tuple[dict[str, Any], np.ndarray]:
+        image, label, image_name, label_name = self.read(image_id)
+        pixels = decode_image(image, image_name)
+        if label is None:
+            label = np.full(pixels.shape[:2], VOID, np.uint8)
+        check_label_values(label, label_name, self.SPEC.num_classes)
+        check_same_size(pixels, label, label_name)
+        png = encode_label(label, self.SPEC.palette())
+        example = {"image": io.BytesIO(image), "label": io.BytesIO(png)}
+        return example, np.bincount(label.reshape(-1), minlength=256)
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Where the list of images comes from, for messages."""
