@@ -1,0 +1,1 @@
+"""Measurements against other libraries: ``python -m bench.NAME``; needs the "bench" extra."""
