@@ -1,6 +1,6 @@
 """The paper's recipe on Cityscapes: 19 classes, ResNet-152, k = 25, batch 1, random 800x800 crops, in two stages.
 
-    python run.py --config=configs/cityscapes.py:stage1 --config.data_dir=DIR --config.init_from=
+    python run.py --config=configs/cityscapes.py:stage1 --config.data_dir=DIR
     python run.py --config=configs/cityscapes.py:stage2 --config.data_dir=DIR
 
 Stage 1: the 19,998 coarsely labelled extra images and the 2,975 of fine train; stage 2: fine train, from the best

@@ -1,6 +1,6 @@
 """The paper's recipe on PASCAL VOC 2012: 21 classes, ResNet-152, k = 15, batch 1, in three stages.
 
-    python run.py --config=configs/voc.py:stage1 --config.data_dir=DIR --config.init_from=
+    python run.py --config=configs/voc.py:stage1 --config.data_dir=DIR
     python run.py --config=configs/voc.py:stage2 --config.data_dir=DIR
     python run.py --config=configs/voc.py:stage3 --config.data_dir=DIR
 

@@ -63,7 +63,7 @@ def default() -> ml_collections.ConfigDict:
                 "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
                 "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
                 "num_threads": 4,  # that read and decode
-                "prefetch": 16,  # batches read ahead
+                "prefetch": 16,  # samples read ahead, or a batch a thread if that is more
             },
             "optimizer": {
                 "learning_rate": 2.6e-5,  # FCN's 1e-10 on the summed loss of 512 x 512 pixels (our choice)

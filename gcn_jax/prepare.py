@@ -28,6 +28,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         source = open_part(*part, config)
         counts["/".join(part)] = (len(source), source.pixels())
     print(table(counts, spec))
+    trained = np.sum([counts[f"{p.name}/{p.split}"][1] for p in parse("train", config) if not p.is_removed], axis=0)
+    absent = [name for name, number in zip(spec.class_names, trained, strict=False) if not number]
+    if absent:
+        say(f"no pixel to learn from: {', '.join(absent)}")
     train, evaluation = open_sources(config)
     say(f"training: {len(train)} images of {config.data.train}")
     say(f"evaluation: {len(evaluation)} images of {config.data.eval}")

@@ -1,6 +1,6 @@
 """`folder`: the user's own images and masks, read in place.
 
-    DIR/images/NAME.jpg     any image format; folders below are fine
+    DIR/images/NAME.jpg     any image format, turned upright by its EXIF orientation; folders below are fine
     DIR/masks/NAME.png      class ids as grey values (8 or 16 bits) or palette indices, or colours; 255 is void
     DIR/train.txt, val.txt  NAMEs, one a line. One list alone: the other split is the rest. None: a fifth, drawn by
                             config.seed, is val.

@@ -59,13 +59,16 @@ class TrainBatches(Iterator[Batch]):
         def samples(step: int) -> Iterator[Placed]:
             for place in range(step * config.batch_size + process, (step + 1) * config.batch_size, num_processes):
                 epoch, i = divmod(place, len(source))
-                yield draw(source[order(epoch)[i]], config, np.random.default_rng((config.seed, epoch, i)))
+                # From 1: NumPy takes (seed, epoch, 0) for (seed, epoch), which drew the order.
+                rng = np.random.default_rng((config.seed, epoch, 1 + i))
+                yield draw(source[order(epoch)[i]], config, rng)
 
         def batch(step: int) -> Batch:
             return assemble(samples(step), (data.size, data.size), data.mean, config.batch_size // num_processes)
 
         self._batches = grain.MapDataset.range(config.num_steps).map(batch)
-        self._options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
+        ahead = max(data.prefetch // config.batch_size, data.num_threads)
+        self._options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=ahead)
         self.set_state({"batches": 0})
 
     def __next__(self) -> Batch:

@@ -87,12 +87,12 @@ class ShapesSource:
 class RecordSource:
     """Prepared records, decoded as they are read."""
 
-    def __init__(self, folder: str, name: str):
-        """Opens the records that a builder wrote to a folder."""
-        builder = tfds.builder_from_directory(folder)
+    def __init__(self, directory: str, name: str):
+        """Opens the records of "data set/split" that a builder wrote to a directory."""
+        builder = tfds.builder_from_directory(directory)
         skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
         self._records: Any = builder.as_data_source(split=name.partition("/")[2], decoders=skip)
-        self._folder, self._name = folder, name
+        self._directory, self._name = directory, name
         self.image_ids: Sequence[str] = builder.info.metadata["image_ids"]
         self._pixels = builder.info.metadata["pixels"]
 
@@ -109,9 +109,9 @@ class RecordSource:
             record = self._records[int(index)]
             is_whole = record["image_id"].decode() == image_id
         except Exception as error:  # whatever damaged bytes lead the readers to
-            raise UserError(f"{name}: damaged; delete {self._folder} to have it prepared again ({error})") from error
+            raise UserError(f"{name}: damaged; delete {self._directory} to have it prepared again ({error})") from error
         if not is_whole:
-            raise UserError(f"{name}: damaged; delete {self._folder} to have it prepared again")
+            raise UserError(f"{name}: damaged; delete {self._directory} to have it prepared again")
         return {
             "image": decode_image(record["image"], f"image of {name}"),
             "label": decode_own_label(record["label"], f"label of {name}"),
