@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
         (["--config.batch_size=0"], "config.batch_size must be positive. Got 0"),
         (["--config.model.kernel_size=14"], "config.model.kernel_size must be odd and positive. Got 14"),
         (["--config.model.backbone=vgg"], "config.model.backbone must be one of"),
-        (["--config.data.train=x/train"], "config.data.train='x/train': unknown data"),
+        (["--config.data.train=x/train"], "config.data.train='x/train': 'x/train' is unknown data"),
         (["--config.data.size=50"], "config.data.size must be a positive multiple of 32. Got 50"),
         (["--config.init_from=nowhere"], "config.init_from=nowhere: holds no checkpoint"),
         ([VOC_TRAIN], "config.data.eval='shapes/val' has the classes of shapes, but"),
