@@ -14,6 +14,7 @@ import ml_collections
 from gcn_jax.data.folder import LabelledFolder
 from gcn_jax.data.sources import spec_from, uses_folder
 from gcn_jax.errors import UserError
+from gcn_jax.logs import say
 from gcn_jax.losses import REDUCTIONS
 from gcn_jax.models import GCN, build_model
 from gcn_jax.models.resnet import STRIDE
@@ -153,7 +154,11 @@ def _settle_classes(config: ml_collections.ConfigDict, trained: pathlib.Path | N
     if trained:
         config.data.classes = tuple(load(trained).data.classes)
     else:
-        config.data.classes = LabelledFolder(config).class_lines()
+        labelled = LabelledFolder(config)
+        config.data.classes = labelled.class_lines()
+        if not labelled.has_classes_file:
+            count = len(config.data.classes)
+            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids 0-{count - 1} of its masks")
 
 
 def model_from(config: ml_collections.ConfigDict) -> GCN:

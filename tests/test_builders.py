@@ -438,10 +438,10 @@ def test_other_bad_files_are_named(config, data):
     [
         (
             "voc_segmentation/train",
-            r"holds neither VOCdevkit/.*train\.txt nor VOCtrainval_11-May-2012\.tar; fetch http",
+            r"holds neither VOCdevkit/.*train\.txt nor VOCtrainval_11-May-2012\.tar; fetch it from http",
         ),
-        ("voc_segmentation/test", r"nor VOC2012test\.tar; fetch http\S+ into it$"),
-        ("sbd/train", r"holds neither benchmark_RELEASE/dataset/cls nor benchmark\.tgz; fetch https"),
+        ("voc_segmentation/test", r"nor VOC2012test\.tar; fetch it from http\S+ into that folder$"),
+        ("sbd/train", r"holds neither benchmark_RELEASE/dataset/cls nor benchmark\.tgz; fetch it from https"),
         (
             "coco_voc/train",
             r"neither coco/annotations/instances_train2017\.json nor annotations_trainval2017\.zip; fetch",

@@ -64,8 +64,9 @@ def check(found, labels, root):
             np.testing.assert_array_equal(found[name]["image"], np.array(image))
 
 
-def test_a_bare_folder(mine, root, labels):
+def test_a_bare_folder(mine, root, labels, capsys):
     train, val, found = opened(mine)
+    assert "holds no classes.txt; it has 3 classes, the ids 0-2 of its masks" in capsys.readouterr().err
     check(found, labels, root)
     assert (len(train), len(val)) == (8, 2)
     assert spec_from(mine).class_names == ["class 0", "class 1", "class 2"]

@@ -160,10 +160,15 @@ class LabelledFolder:
             raise UserError(f"{path}: is empty")
         return list(dict.fromkeys(names))
 
+    @property
+    def has_classes_file(self) -> bool:
+        """Whether there is a classes.txt."""
+        return (self.root / "classes.txt").is_file()
+
     def class_lines(self) -> tuple[str, ...]:
         """The lines of classes.txt, or else names for the ids that the masks hold."""
-        path = self.root / "classes.txt"
-        if path.is_file():
+        if self.has_classes_file:
+            path = self.root / "classes.txt"
             lines = self.files.read(path.name).decode(errors="replace").splitlines()
             parse_classes(lines, str(path))
             return tuple(line.strip() for line in lines)

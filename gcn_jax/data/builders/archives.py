@@ -237,8 +237,12 @@ def find(archive: Archive, roots: tuple[str, ...], marker: str, data_dir: str, d
             return _open(folder / root / archive.name, archive.inner, scratch)
     unpacked = pathlib.PurePosixPath(roots[0], marker)
     raise UserError(
-        f"config.data_dir={data_dir}: holds neither {unpacked} nor {archive.name}; fetch {archive.url} into it"
-        + (", or leave config.data_dir empty to have it downloaded" if archive.checksum else "")
+        f"config.data_dir={data_dir}: holds neither {unpacked} nor {archive.name}; fetch it from {archive.url}"
+        + (
+            " into that folder, or leave config.data_dir empty to have it downloaded"
+            if archive.checksum
+            else " into that folder"
+        )
     )
 
 
