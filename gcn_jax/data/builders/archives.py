@@ -236,13 +236,10 @@ def find(archive: Archive, roots: tuple[str, ...], marker: str, data_dir: str, d
         if (folder / root / archive.name).is_file():
             return _open(folder / root / archive.name, archive.inner, scratch)
     unpacked = pathlib.PurePosixPath(roots[0], marker)
+    or_else = ", or leave config.data_dir empty to have it downloaded" if archive.checksum else ""
     raise UserError(
-        f"config.data_dir={data_dir}: holds neither {unpacked} nor {archive.name}; fetch it from {archive.url}"
-        + (
-            " into that folder, or leave config.data_dir empty to have it downloaded"
-            if archive.checksum
-            else " into that folder"
-        )
+        f"config.data_dir={data_dir}: holds neither {unpacked} nor {archive.name}; fetch it from {archive.url} into "
+        f"that folder{or_else}"
     )
 
 
