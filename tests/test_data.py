@@ -243,6 +243,29 @@ def test_an_epoch_holds_each_sample_once_and_the_next_another_order(config):
     assert next(TrainBatches(source, config))["image_id"] != ids[:8]
 
 
+class Same:
+    """One image, a hundred times."""
+
+    image_ids = tuple(map(str, range(100)))
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return {**blocks(30, 40, 0), "image_id": self.image_ids[index]}
+
+
+def test_samples_are_augmented_one_by_one(config):
+    config.update(batch_size=50, num_steps=4)
+    batches = list(TrainBatches(Same(), config))
+    mirrored = [(batch["image"][:, :30, :40] != blocks(30, 40, 0)["image"]).any(axis=(1, 2, 3)) for batch in batches]
+    for batch in mirrored:
+        assert 10 < batch.sum() < 40, "some of a batch are flipped"
+    by_id = [dict(zip(b["image_id"], m, strict=True)) for b, m in zip(batches, mirrored, strict=True)]
+    first, second = {**by_id[0], **by_id[1]}, {**by_id[2], **by_id[3]}
+    assert 25 < sum(first[i] != second[i] for i in first) < 75, "and others in the next epoch"
+
+
 def assert_same_batches(batches, others):
     for batch, other in zip(batches, others, strict=True):
         assert batch["image_id"] == other["image_id"]

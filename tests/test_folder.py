@@ -228,7 +228,8 @@ def ruin(root, kind):
 def test_a_mistake_is_named_before_training(mine, root, kind, message):
     ruin(root, kind)
     with pytest.raises(UserError, match=message) as error:
-        opened(mine)
+        config_lib.validate(mine)
+        open_sources(mine)  # which reads no sample: that would find the mistake too late
     assert "\n" not in str(error.value)
 
 
