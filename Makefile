@@ -9,7 +9,7 @@ demo: .venv/installed  ## trains a small GCN on drawn shapes, about 2 minutes, t
 	@echo "Look at runs/shapes/pictures/: image, truth and prediction side by side."
 	@echo "Curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir=runs"
 
-test: .venv/installed-dev  ## the tests, about 10 minutes on 2 cores
+test: .venv/installed-dev  ## the tests, about 13 minutes on 2 cores
 	$(BIN)/python -m pytest
 
 check: .venv/installed-dev  ## lint, format and types

@@ -46,9 +46,14 @@ def mine(config, root):
     return config
 
 
-def opened(mine):
+def started(mine):
+    """What a run does before its first step."""
     config_lib.validate(mine)
-    train, val = open_sources(mine)
+    return open_sources(mine)
+
+
+def opened(mine):
+    train, val = started(mine)
     found = {s["image_id"]: s for source in (train, val) for s in (source[i] for i in range(len(source)))}
     counts = sum(np.bincount(sample["label"].reshape(-1), minlength=256) for sample in found.values())
     np.testing.assert_array_equal(train.pixels() + val.pixels(), counts)
@@ -228,8 +233,7 @@ def ruin(root, kind):
 def test_a_mistake_is_named_before_training(mine, root, kind, message):
     ruin(root, kind)
     with pytest.raises(UserError, match=message) as error:
-        config_lib.validate(mine)
-        open_sources(mine)  # which reads no sample: that would find the mistake too late
+        started(mine)
     assert "\n" not in str(error.value)
 
 
