@@ -18,7 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from gcn_jax.data.builders import archives, coco
+from gcn_jax.data.builders import coco
+from gcn_jax.data.builders.official import download
 from gcn_jax.data.images import encode_label
 from gcn_jax.data.sources import BUILDERS, open_part, open_source, open_sources
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
@@ -561,14 +562,14 @@ def test_download_checks_the_checksum_goes_on_and_comes_once(server, tmp_path):
     (tmp_path / "served" / "a.tar").write_bytes(content)
     folder = tmp_path / "downloads"
     with pytest.raises(UserError, match="has the sha256 checksum"):
-        archives.download(f"{url}/a.tar", "sha256:" + "0" * 64, folder)
+        download(f"{url}/a.tar", "sha256:" + "0" * 64, folder)
     with pytest.raises(UserError, match="404"):
-        archives.download(f"{url}/b.tar", "md5:0", folder)
+        download(f"{url}/b.tar", "md5:0", folder)
     assert not (folder / "a.tar").exists()
     for part in (b"", content[:1_000_000], content):
         (folder / "a.tar").unlink(missing_ok=True)
         (folder / "a.tar.part").write_bytes(part)
-        path = archives.download(f"{url}/a.tar", "md5:" + hashlib.md5(content).hexdigest(), folder)
+        path = download(f"{url}/a.tar", "md5:" + hashlib.md5(content).hexdigest(), folder)
         assert path.read_bytes() == content
     assert asked == [0, 0, 1_000_000, 3_000_000]
-    assert archives.download(f"{url}/a.tar", "md5:any", folder) == path
+    assert download(f"{url}/a.tar", "md5:any", folder) == path

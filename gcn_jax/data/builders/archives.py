@@ -1,42 +1,21 @@
-"""One way to read files by name, from a folder or straight out of an archive; and where official archives come from."""
+"""One way to read files by name, from a folder or straight out of an archive."""
 
 import contextlib
 import gzip
-import hashlib
 import os
 import pathlib
 import tarfile
 import tempfile
 import threading
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import IO
 
 from gcn_jax.errors import UserError
 from gcn_jax.progress import bar
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An official archive.
-
-    Attributes:
-      name: of the file.
-      url: to fetch it from, by us or, where there is no checksum, by the user: a page that asks for a login.
-      inner: the folder in it that is read, "" for all.
-      checksum: "sha256:..." or "md5:...", as published.
-    """
-
-    name: str
-    url: str
-    inner: str = ""
-    checksum: str = ""
 
 
 class Files(ABC):
@@ -204,100 +183,6 @@ def _stamp(path: pathlib.Path) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def find(archive: Archive, roots: tuple[str, ...], marker: str, data_dir: str, downloads: pathlib.Path) -> Files:
-    """Finds official files: unpacked or archived in data_dir, or downloaded.
-
-    Args:
-      archive: that holds the files.
-      roots: folders below data_dir at which its content may have been unpacked, "" for data_dir itself; the archive
-        is looked for in the same ones.
-      marker: a file or folder below a root that tells that it is one.
-      data_dir: the user's folder; empty to download the archive, unless that has been done.
-      downloads: the folder for downloaded archives.
-
-    Raises:
-      UserError: naming the archive, where it comes from and where to put it.
-    """
-    scratch = downloads.parent / "scratch"
-    if not data_dir:
-        if not archive.checksum:
-            raise UserError(
-                f"config.data_dir is empty, and {archive.name} cannot be downloaded without you: fetch it from "
-                f"{archive.url} and set config.data_dir to its folder"
-            )
-        return _open(download(archive.url, archive.checksum, downloads), archive.inner, scratch)
-    folder = pathlib.Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"config.data_dir={data_dir}: no such folder")
-    for root in roots:
-        if (folder / root / marker).exists():
-            return Folder(folder / root)
-    for root in ("", *roots):
-        if (folder / root / archive.name).is_file():
-            return _open(folder / root / archive.name, archive.inner, scratch)
-    unpacked = pathlib.PurePosixPath(roots[0], marker)
-    or_else = ", or leave config.data_dir empty to have it downloaded" if archive.checksum else ""
-    raise UserError(
-        f"config.data_dir={data_dir}: holds neither {unpacked} nor {archive.name}; fetch it from {archive.url} into "
-        f"that folder{or_else}"
-    )
-
-
-def _open(path: pathlib.Path, inner: str, scratch: pathlib.Path) -> Files:
+def open_archive(path: pathlib.Path, inner: str, scratch: pathlib.Path) -> Files:
+    """Opens a zip, tar or tgz; a tgz is decompressed into the folder scratch when it is first read."""
     return Zip(path, inner) if path.suffix == ".zip" else Tar(path, inner, scratch)
-
-
-def download(url: str, checksum: str, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads an archive into a folder, with a progress bar, unless it is there; goes on with a part of it.
-
-    The file gets its name only when its checksum has been found right.
-
-    Args:
-      url: its last part is the file's name.
-      checksum: "sha256:..." or "md5:...".
-      folder: made if need be.
-
-    Raises:
-      UserError: if the server cannot be reached or sends something else.
-    """
-    path = folder / url.rsplit("/", 1)[1]
-    if path.is_file():
-        return path
-    advice = f"fetch {url} yourself and set config.data_dir to its folder"
-    part = path.with_suffix(path.suffix + ".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part)
-    except OSError as error:
-        raise UserError(f"download of {url} failed ({error}); run again to go on with it, or {advice}") from error
-    algorithm, _, expected = checksum.partition(":")
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
-    if found != expected:
-        part.unlink()
-        raise UserError(f"{url}: what came has the {algorithm} checksum {found}, not {expected}; {advice}")
-    return part.replace(path)
-
-
-def _fetch(url: str, part: pathlib.Path) -> None:
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send
-            error.close()
-            return
-        raise
-    with response:
-        if response.status != 206:  # the server starts from the beginning
-            have = 0
-        left = response.headers.get("Content-Length")
-        total = have + int(left) if left else None
-        progress = bar(f"downloading {part.stem}", total, "B", initial=have, unit_scale=True)
-        with part.open("ab" if have else "wb") as file, progress:
-            while block := response.read(2**20):
-                file.write(block)
-                progress.update(len(block))
-    if total is not None and part.stat().st_size < total:
-        raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")

@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Iterator
 from functools import cached_property
 
-from gcn_jax.data.builders.archives import Archive, find
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
+from gcn_jax.data.builders.official import Archive, find
 from gcn_jax.data.images import decode_label
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_TRAIN_IDS
 from gcn_jax.errors import UserError

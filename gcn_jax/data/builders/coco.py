@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from gcn_jax.data.builders.archives import Archive, find
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
+from gcn_jax.data.builders.official import Archive, find
 from gcn_jax.data.specs import COCO_TO_VOC, VOC, VOID
 from gcn_jax.errors import UserError
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import scipy.io
 
-from gcn_jax.data.builders.archives import Archive, Files, find
+from gcn_jax.data.builders.archives import Files
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
+from gcn_jax.data.builders.official import Archive, find
 from gcn_jax.data.images import decode_label
 from gcn_jax.data.specs import VOC
 from gcn_jax.errors import UserError
