@@ -88,7 +88,7 @@ def test_masks_of_every_kind(mine, root, labels, kind):
         if kind == "palette":
             path.write_bytes(encode_label(label, VOC.palette()))
         elif kind == "16 bits":
-            Image.fromarray(np.where(label == 255, 65535, label).astype(np.uint16)).save(path)
+            Image.fromarray(np.where(label == 255, 65535, label.astype(np.uint16))).save(path)
         else:
             palette = np.concatenate([COLORS, np.zeros((252, 3)), [(1, 1, 1)]]).astype(np.uint8)
             Image.fromarray(palette[label]).convert("RGBA" if "alpha" in kind else "RGB").save(path)
