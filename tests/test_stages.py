@@ -116,6 +116,15 @@ def test_mistakes_are_told_in_a_line(mine, cache, tmp_path):
         assert not (workdir / "checkpoints").exists()
 
 
+@pytest.fixture
+def sigint_is_heard():
+    """Children inherit the disposition, and a shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_heard")
 def test_preparing_can_be_interrupted_and_run_again(cache, tmp_path):
     """Killed amid the work, whichever way, it leaves nothing that a second run trips over."""
     root = tmp_path / "VOCdevkit/VOC2012"
