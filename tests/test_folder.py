@@ -198,6 +198,8 @@ def ruin(root, kind):
         (root / "classes.txt").write_text("a\n")
     elif kind == "classes twice":
         (root / "classes.txt").write_text("a\nb\na\n")
+    elif kind == "300 classes":
+        (root / "classes.txt").write_text("\n".join(f"c{i}" for i in range(300)))
     elif kind == "wrong colour":
         (root / "classes.txt").write_text("a 0 0 0\nb 0 0 256\n")
 
@@ -227,6 +229,7 @@ def ruin(root, kind):
         ("no images", r"images: holds no image"),
         ("one class", r"classes\.txt: 1 classes; there must be 2 to 254"),
         ("classes twice", r"classes\.txt, line 3: 'a' repeats the name or colour"),
+        ("300 classes", r"classes\.txt: 300 classes; there must be 2 to 254"),
         ("wrong colour", r"classes\.txt, line 2: colour 0 0 256 is not of 0-255"),
     ],
 )

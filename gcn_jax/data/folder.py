@@ -63,7 +63,7 @@ def parse_classes(lines: Sequence[str], origin: str = "classes.txt") -> tuple[Da
             continue
         numbers = words[-3:] if len(words) > 3 and all(word.isdecimal() for word in words[-3:]) else []
         name = " ".join(words[: len(words) - len(numbers)])
-        red, green, blue = map(int, numbers) if numbers else palette[len(classes)]
+        red, green, blue = map(int, numbers) if numbers else palette[len(classes) % 256]
         color = red, green, blue
         if max(color) > 255:
             raise UserError(f"{origin}, line {number}: colour {' '.join(numbers)} is not of 0-255")

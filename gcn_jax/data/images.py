@@ -102,7 +102,7 @@ def decode_label(data: bytes, name: str, num_classes: int, colors: np.ndarray | 
 
 
 def decode_own_label(data: bytes, name: str) -> np.ndarray:
-    """Decodes what `encode_label` wrote, in half of Pillow's time: uint8 [H, W].
+    """Decodes what `encode_label` wrote, in 0.6 of Pillow's time: uint8 [H, W].
 
     Such a PNG (ISO/IEC 15948) has 8 bits a pixel, no interlacing and filter type 0 before each row.
 

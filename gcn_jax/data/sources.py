@@ -254,8 +254,9 @@ def open_sources(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
     train, evaluation = open_source("train", config), open_source("eval", config)
     shared = sorted(set(train.image_ids) & set(evaluation.image_ids))
     if shared:
+        removed = config.data.eval.replace("+", "-")
         raise UserError(
             f"config.data.train={config.data.train!r} holds {len(shared)} image(s) of config.data.eval, such as "
-            f"{shared[0]}; take them out: --config.data.train={config.data.train}-{config.data.eval}"
+            f"{shared[0]}; take them out: --config.data.train={config.data.train}-{removed}"
         )
     return train, evaluation

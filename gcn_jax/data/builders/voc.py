@@ -1,5 +1,6 @@
 """PASCAL VOC 2012 (Everingham et al., IJCV 2010) and the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011)."""
 
+import abc
 import io
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -36,13 +37,13 @@ class _Listed(SegmentationBuilder):
     _files: Files
     _list: str
 
+    @abc.abstractmethod
     def members(self, image_id: str) -> tuple[str, str]:
         """The names of an image's file and its label's."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """Decodes a label file."""
-        raise NotImplementedError
 
     def image_ids(self) -> list[str]:
         return self._files.read(self._list).decode().split()
