@@ -19,8 +19,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py or configs/NAME.py:STAGE; any value can be set: --config.batch_size=8"
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
-_WORKDIR = flags.DEFINE_string("workdir", "", "folder of checkpoints and logs; default: runs/NAME/STAGE")
-_INPUT = flags.DEFINE_string("input", "", "predict: an image, a folder of images, or a glob")
+_WORKDIR = flags.DEFINE_multi_string(
+    "workdir", [], "folder of checkpoints and logs; default: runs/NAME/STAGE; eval: several to compare, a flag each"
+)
+_INPUT = flags.DEFINE_string("input", "", "predict: an image, a folder of images, a glob, or data: cityscapes/test")
 _OUTPUT = flags.DEFINE_string("output", "", "predict: the folder to write to")
 
 
@@ -45,8 +47,12 @@ def parse_flags(argv: list[str]) -> None:
     path, _ = config_file()
     if not path.is_file():
         raise UserError(f"--config={path}: no such file")
+    if len(_WORKDIR.value) > 1 and _MODE.value != "eval":
+        raise UserError(f"--workdir: --mode={_MODE.value} takes one; only eval compares several")
     if _MODE.value == "predict" and not (_INPUT.value and _OUTPUT.value):
-        raise UserError("--mode=predict needs --input (an image, a folder or a glob) and --output (a folder)")
+        raise UserError(
+            "--mode=predict needs --input (an image, a folder, a glob or a data set's split) and --output (a folder)"
+        )
 
 
 def config_file() -> tuple[pathlib.Path, str]:
@@ -56,10 +62,10 @@ def config_file() -> tuple[pathlib.Path, str]:
     return pathlib.Path(path), stage
 
 
-def default_workdir() -> pathlib.Path:
-    """``runs/voc/stage2`` for ``--config=configs/voc.py:stage2``."""
+def workdirs() -> list[pathlib.Path]:
+    """What ``--workdir`` says, or ``runs/voc/stage2`` for ``--config=configs/voc.py:stage2``."""
     path, stage = config_file()
-    return pathlib.Path("runs", path.stem, stage)
+    return [pathlib.Path(given).expanduser() for given in _WORKDIR.value] or [pathlib.Path("runs", path.stem, stage)]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -70,19 +76,23 @@ def main(argv: list[str]) -> int:
     """Runs a command line; returns the exit status."""
     parse_flags(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file it touches
-    config = _CONFIG.value
-    workdir = pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else default_workdir()
-    config_lib.validate(config, trained=workdir if _MODE.value in ("eval", "predict") else None)
-    enable_cache(config)
-    if _MODE.value == "train":
-        train.run(config, workdir)
-    elif _MODE.value == "prepare":
-        signal.signal(signal.SIGTERM, _interrupt)
-        prepare.run(config, workdir)
-    elif _MODE.value == "eval":
-        evaluate.run(config, workdir)
+    config, (workdir, *others) = _CONFIG.value, workdirs()
+    if _MODE.value in ("eval", "predict"):
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        trained = {path: config_lib.of_trained(config, path, given) for path in (workdir, *others)}
+        enable_cache(config)
+        if _MODE.value == "eval":
+            evaluate.run(trained)
+        else:
+            predict.run(trained[workdir], workdir, _INPUT.value, pathlib.Path(_OUTPUT.value).expanduser())
     else:
-        predict.run(config, workdir, _INPUT.value, pathlib.Path(_OUTPUT.value))
+        config_lib.validate(config)
+        enable_cache(config)
+        if _MODE.value == "train":
+            train.run(config, workdir)
+        else:
+            signal.signal(signal.SIGTERM, _interrupt)
+            prepare.run(config, workdir)
     return 0
 
 

@@ -3,6 +3,7 @@
 A workdir holds ``config.json`` (see `gcn_jax.config`), ``checkpoints/<step>/`` and, once evaluated, ``best.json``.
 """
 
+import itertools
 import json
 import pathlib
 import tempfile
@@ -126,15 +127,24 @@ def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tupl
     Raises:
       UserError: if there is no checkpoint.
     """
-    steps = saved_steps(workdir)
-    if not steps:
-        raise UserError(f"{workdir}: holds no checkpoint; train first: --mode=train")
-    best = _read_best(workdir / "best.json")
-    step = best[0] if which == "best" and best and best[0] in steps else steps[-1]
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    for attempt in itertools.count():
+        steps = saved_steps(workdir)
+        if not steps:
+            raise UserError(f"{workdir}: holds no checkpoint; train first: --mode=train")
+        best = _read_best(workdir / "best.json")
+        step = best[0] if which == "best" and best and best[0] in steps else steps[-1]
         path = (workdir / "checkpoints" / str(step) / "state").absolute()
+        try:
+            return step, _read_variables(path, "ema_params" if averaged else "params")
+        except Exception:  # of many kinds, where a training that goes on has just removed what is being read
+            if path.is_dir() or attempt == 10:
+                raise
+    raise AssertionError
+
+
+def _read_variables(path: pathlib.Path, params: str) -> dict[str, PyTree]:
+    with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
-        params = "ema_params" if averaged else "params"
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         wanted = {
             key: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree[key])
@@ -146,4 +156,4 @@ def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tupl
                 wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
             ),
         )
-    return step, {"params": restored[params], "batch_stats": restored["batch_stats"]}
+    return {"params": restored[params], "batch_stats": restored["batch_stats"]}

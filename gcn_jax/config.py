@@ -6,7 +6,7 @@ line: ``--config.batch_size=8``. `validate` runs before anything else does.
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ml_collections
@@ -78,10 +78,17 @@ def default() -> ml_collections.ConfigDict:
                 "clip_norm": 0.0,  # of the gradient, global; 0: off
                 "ema_decay": 0.0,  # of an exponential moving average of the parameters, then evaluated; 0: off
             },
-            "eval": {
+            "eval": {  # how images are labelled, in training's evaluations, --mode=eval and predict
                 "batch_size": 1,  # rounded up to a multiple of the mesh's data axis
+                "scales": (1.0,),  # by which each image is resized; the probabilities are averaged
+                "flip": False,  # also average over the mirrored image
+                "window": 0,  # side of the overlapping windows in which images are taken, pixels; 0: whole, if possible
+                "stride": 0,  # of the windows, at most; 0: two thirds of their side
                 "checkpoint": "best",  # or "latest": what --mode=eval and predict use
-                "num_pictures": 4,
+                "num_pictures": 4,  # of the evaluations in training
+            },
+            "predict": {
+                "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
             },
             "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
         }
@@ -122,43 +129,70 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.decay": _one_of(*DECAYED),
     "optimizer.loss": _one_of(*REDUCTIONS),
     "eval.checkpoint": _one_of("best", "latest"),
+    "eval.scales": (lambda value: len(value) > 0 and min(value) > 0, "one or more positive numbers, such as 0.75,1.0"),
+    "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
+    "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
+    "predict.format": _one_of("masks", "voc", "cityscapes"),
 }
 
 
-def validate(config: ml_collections.ConfigDict, trained: pathlib.Path | None = None) -> None:
-    """Checks all values, and settles the classes of a `folder`.
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
+    for key, (is_right, requirement) in _CHECKS.items():
+        if not is_right(_value(config, key)):
+            raise UserError(f"config.{key} must be {requirement}. Got {_value(config, key)!r}")
 
-    Args:
-      config: its ``data.classes`` may be set.
-      trained: a workdir whose classes are taken; None before training.
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    group, _, name = key.rpartition(".")
+    return config[group][name] if group else config[name]
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks all values, and sets ``data.classes`` to what a `folder` says, unless the user did.
 
     Raises:
-      UserError: naming the first key with a wrong value, the value and what it should be.
+      UserError: naming the key or file that is wrong.
     """
-    for key, (is_right, requirement) in _CHECKS.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value[part]
-        if not is_right(value):
-            raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
+    check_values(config)
     if config.optimizer.accumulate > config.num_steps:
         raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
-    _settle_classes(config, trained)
-    model_from(config)
-
-
-def _settle_classes(config: ml_collections.ConfigDict, trained: pathlib.Path | None) -> None:
-    """Sets ``config.data.classes`` of a `folder`, unless the user did: a trained model's, or what the folder says."""
-    if not uses_folder(config) or config.data.classes:
-        return
-    if trained:
-        config.data.classes = tuple(load(trained).data.classes)
-    else:
+    if uses_folder(config) and not config.data.classes:
         labelled = LabelledFolder(config)
         config.data.classes = labelled.class_lines()
         if not labelled.has_classes_file:
             count = len(config.data.classes)
             say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids 0-{count - 1} of its masks")
+    model_from(config)
+
+
+def of_trained(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, given: Collection[str]
+) -> ml_collections.ConfigDict:
+    """The config to apply a workdir's model with.
+
+    Args:
+      config: of this run.
+      workdir: of the run that trained the model.
+      given: keys that the user set on the command line, such as "model.width".
+
+    Returns:
+      A copy of `config` where all that the trained model depends on is as it was in its training.
+
+    Raises:
+      UserError: if the user asked for another model, or the data have other classes.
+    """
+    saved, settled = load(workdir), config.copy_and_resolve_references()
+    learned = [f"model.{name}" for name in saved.model] + [
+        f"data.{name}" for name in ("classes", "size", "mean", "std")
+    ]
+    for key in learned:
+        group, name = key.split(".")
+        if key not in given:
+            settled[group][name] = saved[group][name]
+    validate(settled)
+    check_same_model(settled, workdir, "--workdir", "it can only be used as it was trained")
+    return settled
 
 
 def model_from(config: ml_collections.ConfigDict) -> GCN:

@@ -57,6 +57,11 @@ class RunLog:
         self._board.close()
 
 
+def read_records(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """What a run logged: the objects of its ``metrics.jsonl``, none if there is no such file."""
+    return [json.loads(line) for line in _complete_lines(workdir / "metrics.jsonl")]
+
+
 def _complete_lines(path: pathlib.Path) -> list[str]:
     """The lines of a file, but for a last one that a killed process left unfinished."""
     if not path.is_file():

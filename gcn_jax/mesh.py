@@ -1,5 +1,7 @@
 """Devices: batch rows go over the mesh's axis "data", image rows over "space"."""
 
+from typing import Any
+
 import jax
 import ml_collections
 import numpy as np
@@ -10,11 +12,7 @@ from gcn_jax.models.resnet import STRIDE
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
-    """Builds the mesh that ``config.mesh`` asks for.
-
-    Raises:
-      UserError: if there are too few devices, or the batch or the rows of res-5 do not divide over them.
-    """
+    """Builds the mesh that ``config.mesh`` asks for; raises `UserError` if there are too few devices."""
     devices = jax.devices()
     space = config.mesh.space
     data = config.mesh.data if config.mesh.data > 0 else max(len(devices) // space, 1)
@@ -22,6 +20,15 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
         raise UserError(
             f"config.mesh: data={data} x space={space} needs {data * space} devices; there are {len(devices)}"
         )
+    # Auto axes: XLA's partitioner finds the halo exchanges of the convolutions by itself.
+    return jax.make_mesh(
+        (data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2, devices=devices[: data * space]
+    )
+
+
+def check_divides(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Raises `UserError` if a training batch or the rows of res-5 do not divide over the mesh."""
+    data, space = mesh.shape["data"], mesh.shape["space"]
     if config.batch_size % data:
         raise UserError(
             f"config.batch_size={config.batch_size} does not divide over config.mesh.data={data} devices; set a "
@@ -38,10 +45,6 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
             f"which do not divide over {space} devices (XLA computes wrong gradients then); "
             f"set a size that is a multiple of {STRIDE * space}"
         )
-    # Auto axes: XLA's partitioner finds the halo exchanges of the convolutions by itself.
-    return jax.make_mesh(
-        (data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2, devices=devices[: data * space]
-    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -49,11 +52,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a host's rows of a batch on its devices: [B, H, ...] split over ("data", "space"), [B] over "data"."""
+def put(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Puts a host's rows of a batch on its devices: [B, H, ...] is split over ("data", "space")."""
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data", "space")), array)
 
-    def put(array: np.ndarray) -> jax.Array:
-        axes = ("data", "space") if array.ndim > 1 else ("data",)
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(*axes)), array)
 
-    return {key: put(batch[key]) for key in ("image", "label", "valid")}
+def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """`put` of a training batch's images and labels."""
+    return {key: put(batch[key], mesh) for key in ("image", "label")}

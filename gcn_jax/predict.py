@@ -1,54 +1,83 @@
-"""``--mode=predict``: images in, palette PNGs and overlays out."""
+"""``--mode=predict``: images in; palette PNGs and overlays out, or an archive for an evaluation server."""
 
 import glob
 import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import ml_collections
+import numpy as np
 
+from gcn_jax import checkpoints, submissions
 from gcn_jax import config as config_lib
-from gcn_jax.data.images import IMAGE_SUFFIXES, encode_label, read_image
+from gcn_jax.data.images import IMAGE_SUFFIXES, read_image
+from gcn_jax.data.sources import KNOWN, Source, open_part, spec_from
 from gcn_jax.errors import UserError
-from gcn_jax.inference import load
+from gcn_jax.inference import Segmenter
 from gcn_jax.logs import say
 from gcn_jax.pictures import overlay, save_picture
 from gcn_jax.progress import bar
 
 
-def find_images(pattern: str) -> list[pathlib.Path]:
-    """The image files that ``--input`` names: a file, a folder's images, or a glob's matches; sorted.
+@dataclass(frozen=True)
+class Input:
+    """An image to label: the name of its outputs, how to read it, and its file if it has one."""
+
+    stem: str
+    read: Callable[[], np.ndarray]
+    path: pathlib.Path | None = None
+
+
+def find_inputs(pattern: str, config: ml_collections.ConfigDict) -> list[Input]:
+    """The images that ``--input`` names: a file, a folder's, a glob's matches, sorted; or those of a data set's split.
 
     Raises:
       UserError: if there is none.
     """
-    path = pathlib.Path(pattern)
+    name, _, split = pattern.partition("/")
+    path = pathlib.Path(pattern).expanduser()
+    if split in KNOWN.get(name, ()) and not path.exists():
+        source = open_part(name, split, config)
+        suffix = "_leftImg8bit" if name == "cityscapes" else ""
+        return [Input(f"{image_id}{suffix}", partial(_image, source, i)) for i, image_id in enumerate(source.image_ids)]
     if path.is_dir():
         found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     else:
-        found = [path] if path.is_file() else [pathlib.Path(p) for p in glob.glob(pattern, recursive=True)]
+        found = [path] if path.is_file() else [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
     images = sorted(p for p in found if p.is_file())
     if not images:
-        raise UserError(f"--input={pattern}: no image there (a file, a folder or a glob of images)")
-    return images
+        raise UserError(
+            f"--input={pattern}: no image there; name a file, a folder or a glob of images, or a split: cityscapes/test"
+        )
+    return [Input(image.stem, partial(read_image, image), image) for image in images]
 
 
-def plan_outputs(
-    images: list[pathlib.Path], folder: pathlib.Path
-) -> dict[pathlib.Path, tuple[pathlib.Path, pathlib.Path]]:
-    """Where each image's labels and overlay go: ``<stem>.png`` and ``<stem>_overlay.jpg``.
+def _image(source: Source, index: int) -> np.ndarray:
+    return source[index]["image"]
+
+
+def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[list[pathlib.Path]]:
+    """Where each image's labels go and, unless they are for a server, its overlay.
 
     Raises:
       UserError: if two images would share an output, or an output would overwrite an image.
     """
-    outputs = {image: (folder / f"{image.stem}.png", folder / f"{image.stem}_overlay.jpg") for image in images}
-    inputs = {image.resolve() for image in images}
-    owner: dict[pathlib.Path, pathlib.Path] = {}
-    for image, paths in outputs.items():
+    masks = submissions.mask_folder(form, folder)
+    outputs = [[masks / f"{item.stem}.png"] for item in inputs]
+    if form == "masks":
+        outputs = [[*paths, masks / f"{item.stem}_overlay.jpg"] for item, paths in zip(inputs, outputs, strict=True)]
+    images = {item.path.resolve() for item in inputs if item.path}
+    owner: dict[pathlib.Path, Input] = {}
+    for item, paths in zip(inputs, outputs, strict=True):
         for path in paths:
-            if path.resolve() in inputs:
+            if path.resolve() in images:
                 raise UserError(f"--output={folder}: {path.name} would overwrite an input image; choose another folder")
             if path in owner:
-                raise UserError(f"--input: {owner[path]} and {image} would both be written to {path}; rename one")
-            owner[path] = image
+                raise UserError(
+                    f"--input: {owner[path].path} and {item.path} would both be written to {path}; rename one"
+                )
+            owner[path] = item
     return outputs
 
 
@@ -56,28 +85,37 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     """Labels every image; one that cannot be read is passed over and named at the end.
 
     Raises:
-      UserError: before any work if the flags are wrong; after it, naming the images that could not be read.
+      UserError: before any work if the flags are wrong; after it, naming the images that could not be labelled.
     """
-    outputs = plan_outputs(find_images(pattern), folder)
-    config_lib.check_same_model(config, workdir, "--workdir", "predict with the config it was trained with")
-    segmenter = load(workdir, config.eval.checkpoint)
+    form, spec, inputs = config.predict.format, spec_from(config), find_inputs(pattern, config)
+    submissions.check(form, spec, [item.stem for item in inputs])
+    outputs = plan_outputs(inputs, form, folder)
+    averaged = config_lib.load(workdir).optimizer.ema_decay > 0
+    step, variables = checkpoints.load_variables(workdir, config.eval.checkpoint, averaged=averaged)
+    segmenter = Segmenter(config_lib.model_from(config), variables, config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for paths in outputs:
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error
-    palette = segmenter.spec.palette()
+    say(f"labelling {len(inputs)} images with step {step} of {workdir}")
     bad = []
-    with bar("predicting", len(outputs), "image") as progress:
-        for image_path, (label_path, overlay_path) in outputs.items():
+    with bar("predicting", len(inputs), "image") as progress:
+        for item, (mask_path, *overlay_path) in zip(inputs, outputs, strict=True):
             progress.update()
             try:
-                image = read_image(image_path)
+                image = item.read()
+                label = segmenter.predict(image)
             except UserError as error:
-                bad.append(str(error))
+                bad.append(f"{item.path}: {error}" if "config.eval" in str(error) else str(error))
                 continue
-            label = segmenter.predict(image)
-            label_path.write_bytes(encode_label(label, palette))
-            save_picture(overlay(image, label, palette), overlay_path, quality=92)
-    say(f"{len(outputs) - len(bad)} of {len(outputs)} images done: {folder}")
+            mask_path.write_bytes(submissions.encode(form, label, spec))
+            for path in overlay_path:
+                save_picture(overlay(image, label, spec.palette()), path, quality=92)
+    say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {folder}")
     if bad:
-        raise UserError(f"--input={pattern}: {len(bad)} of {len(outputs)} images could not be read: {'; '.join(bad)}")
+        raise UserError(
+            f"--input={pattern}: {len(bad)} of {len(inputs)} images could not be labelled: {'; '.join(bad)}"
+        )
+    if archive := submissions.pack(form, folder, [item.stem for item in inputs]):
+        say(f"written: {archive}")

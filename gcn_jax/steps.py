@@ -1,4 +1,4 @@
-"""The pure functions that run on devices: one training step, one evaluation step."""
+"""What training changes, and the pure function of one step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 from gcn_jax.losses import cross_entropy
-from gcn_jax.metrics import ConfusionMatrix
 from gcn_jax.models import GCN
 
 PyTree = Any
@@ -83,19 +82,3 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return train_step
-
-
-def make_eval_step(
-    model: GCN, config: ml_collections.ConfigDict
-) -> Callable[[dict[str, PyTree], Batch], tuple[ConfusionMatrix, jax.Array]]:
-    """Returns the step ``(variables, batch) -> (counts, prediction uint8 [B, H, W])``, to be jitted."""
-
-    def eval_step(variables: dict[str, PyTree], batch: Batch) -> tuple[ConfusionMatrix, jax.Array]:
-        logits: Any = model.apply(variables, normalize(batch["image"], config), train=False)
-        prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-        counts = ConfusionMatrix.from_model_output(
-            label=batch["label"], prediction=prediction, valid=batch["valid"], num_classes=model.num_classes
-        )
-        return counts, prediction
-
-    return eval_step

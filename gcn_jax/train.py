@@ -14,11 +14,12 @@ from gcn_jax import checkpoints as checkpoints_lib
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints
 from gcn_jax.data.pipeline import TrainBatches
-from gcn_jax.data.sources import open_sources, spec_from
+from gcn_jax.data.sources import open_sources
 from gcn_jax.errors import UserError
 from gcn_jax.evaluate import Evaluator, as_json, table
 from gcn_jax.logs import Progress, RunLog, say
-from gcn_jax.mesh import make_mesh, put_batch, replicated
+from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
+from gcn_jax.metrics import SCORES
 from gcn_jax.models import init_variables
 from gcn_jax.optim import learning_rate, make_optimizer
 from gcn_jax.steps import PyTree, init_state, make_train_step
@@ -41,6 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       TrainingError: if the loss or the gradient is not finite.
     """
     mesh = make_mesh(config)
+    check_divides(config, mesh)
     is_resumed = bool(checkpoints_lib.saved_steps(workdir))
     check_start(config, workdir, is_resumed)
     checkpoints_lib.make_workdir(workdir)
@@ -49,7 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     say(f"evaluating on {len(eval_source)} images of {config.data.eval}")
     say(f"{mesh.size} {jax.devices()[0].device_kind} device(s), mesh {dict(mesh.shape)}")
 
-    spec, model, optimizer = spec_from(config), config_lib.model_from(config), make_optimizer(config)
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
     variables = start_weights(config) if config.init_from and not is_resumed else init_variables(model, config.seed)
     state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
     say(f"{parameter_overview.count_parameters(state.params):,} parameters")
@@ -84,10 +86,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             if is_eval_due and not log.has(step, "miou"):
                 evaluation = evaluator(state.eval_variables(), should_stop=lambda: bool(stop.received))
                 if evaluation is not None:
-                    result = as_json(evaluation, spec, step)
+                    result = as_json(evaluation, config, step)
                     checkpoints.mark(step, result["miou"] or 0.0)
                     log.pictures(step, evaluation.pictures)
-                    log.scalars(step, {key: result[key] for key in ("miou", "pixel_accuracy")})
+                    log.scalars(step, {key: result[key] for key in SCORES if result[key] is not None})
                     say(f"evaluated at step {step}\n{table(result)}")
                 progress.skip_to(step)
             if is_last or (is_save_due and stop.received):  # a signal since then waits for the next step's save

@@ -12,7 +12,7 @@ from PIL import Image
 from gcn_jax import config as config_lib
 from gcn_jax.data import shapes, transforms
 from gcn_jax.data.images import NO_CLASS, decode_image, decode_label, decode_own_label, encode_label
-from gcn_jax.data.pipeline import TrainBatches, assemble, draw, eval_batches
+from gcn_jax.data.pipeline import TrainBatches, assemble, draw, grouped
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.data.specs import SHAPES, VOC
 from gcn_jax.errors import UserError
@@ -163,12 +163,11 @@ def test_transforms_keep_image_and_label_aligned(height, width, flip, place_anyw
     config.data.update(size=64, flip=flip, place_anywhere=place_anywhere, scale=scale, mean=(200.4, 100.6, 50.0))
     sample = blocks(height, width, seed)
     drawn, corner = draw(sample, config, np.random.default_rng(seed))
-    batch = assemble([(drawn, corner)], (64, 64), config.data.mean, 1)
+    batch = assemble([(drawn, corner)], config.data, 1)
     image, label = batch["image"][0], batch["label"][0]
     if scale == (1.0, 1.0):
-        size = (min(height, 64), min(width, 64))
-        assert batch["size"] == [size]
-    (rows, columns), (top, left) = batch["size"][0], corner
+        assert drawn["label"].shape == (min(height, 64), min(width, 64))
+    (rows, columns), (top, left) = drawn["label"].shape, corner
     assert place_anywhere or corner == (0, 0)
     assert 0 <= top <= 64 - rows
     assert 0 <= left <= 64 - columns
@@ -219,15 +218,6 @@ def test_flip_crop_and_place_take_every_value(config):
     config.data.update(size=32, place_anywhere=True)
     placed = {draw(blocks(30, 31, 0), config, np.random.default_rng(seed))[1] for seed in range(80)}
     assert placed == {(top, left) for top in range(3) for left in range(2)}
-
-
-def test_few_shapes_hold_images_of_every_size():
-    sizes = [(h, w) for h in range(1, 2049, 13) for w in range(1, 2049, 17)]
-    padded = {size: transforms.padded_shape(*size, 512) for size in sizes}
-    assert all(h <= ph and w <= pw for (h, w), (ph, pw) in padded.items())
-    assert len(set(padded.values())) == 7
-    assert padded[(495, 494)] == (512, 512)
-    assert transforms.padded_shape(1024, 2048, 512) == (1024, 2048)
 
 
 def test_an_epoch_holds_each_sample_once_and_the_next_another_order(config):
@@ -315,7 +305,7 @@ class OneBad:
 
 
 def test_a_bad_file_stops_the_run_with_its_name(config):
-    for batches in (TrainBatches(OneBad(), config), eval_batches(OneBad(), config, 1)):
+    for batches in (TrainBatches(OneBad(), config), grouped(OneBad(), config, lambda h, w: (h, w), 1)):
         with pytest.raises(UserError) as error:
             list(batches)
         assert str(error.value) == "b.png: damaged"
@@ -333,18 +323,17 @@ class MixedSizes:
         return {**blocks(*self.sizes[index % 4], index), "image_id": str(index)}
 
 
-def test_evaluation_batches_hold_each_image_once_whole(config):
-    batches = list(eval_batches(MixedSizes(), config, 3))
-    seen = {}
-    for batch in batches:
-        assert len(batch["image"]) == 3
-        for row in range(3):
-            if batch["valid"][row]:
-                seen[batch["image_id"][row]] = batch["label"][row]
-            else:
-                assert (batch["label"][row] == 255).all()
-    assert sorted(seen, key=int) == [str(i) for i in range(11)]
-    for image_id, label in seen.items():
-        expected = MixedSizes()[int(image_id)]["label"]
-        np.testing.assert_array_equal(label[: expected.shape[0], : expected.shape[1]], expected)
-        assert (label != 255).sum() == (expected != 255).sum()
+def test_groups_hold_each_image_once_whole(config):
+    def shape(height, width):
+        return None if width == 130 else (height > 64, width > 64)
+
+    groups = list(grouped(MixedSizes(), config, shape, 3))
+    for group in groups:
+        keys = {shape(*sample["label"].shape) for _, sample in group}
+        assert len(keys) == 1
+        assert len(group) <= (1 if None in keys else 3)
+    seen = dict(pair for group in groups for pair in group)
+    assert sorted(seen) == list(range(11))
+    for index, sample in seen.items():
+        assert sample["image_id"] == str(index)
+        np.testing.assert_array_equal(sample["label"], MixedSizes()[index]["label"])

@@ -159,7 +159,51 @@ def test_eval_writes_what_training_measured(finished, cache):
     assert (result["step"], result["num_images"]) == (9, 200)
     assert (result["miou"], result["pixel_accuracy"]) == (last["miou"], last["pixel_accuracy"])
     assert np.sum(result["confusion_matrix"]) == sum((shapes.draw("val", i)[1] != 255).sum() for i in range(200))
+    assert all(result[key] == last[key] for key in ("mean_accuracy", "boundary_accuracy", "internal_accuracy"))
     assert f"{100 * result['miou']:.2f}" in out
+    assert len(result["miou_per_image"]) == 200
+    page = (finished / "report.html").read_text()
+    assert f"{100 * result['miou']:.2f}" in page
+    assert page.count("<article") == 9, "the best, the median and the worst three images"
+
+
+def test_eval_compares_runs_of_different_models(finished, cache, tmp_path):
+    """The paper's table 5 in one command: another model's run beside the first, each as it was trained."""
+    other = tmp_path / "other"
+    run(other, cache, "--config.model.kernel_size=1", "--config.num_steps=2", "--config.log_every=1")
+    arguments = [a for a in SMALL if "model" not in a]
+    command = [sys.executable, "run.py", *arguments, f"--config.cache_dir={cache}", "--mode=eval"]
+    command += [f"--workdir={finished}", f"--workdir={other}", "--config.eval.flip=True"]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    table = out.rpartition("\n\n")[2].splitlines()
+    assert "boundary accuracy" in table[0]
+    for line, workdir in zip(table[2:], (finished, other), strict=True):
+        result = json.loads((workdir / "eval.json").read_text())
+        assert result["protocol"] == {"scales": [1.0], "flip": True, "window": 0, "stride": 0}
+        scores = [f"{100 * result[key]:.2f}" for key in ("miou", "boundary_accuracy", "internal_accuracy")]
+        assert [score for score in line.split()[1:] if score in scores] == scores
+        page = (workdir / "report.html").read_text()
+        assert str(finished) in page
+        assert str(other) in page
+
+
+def test_a_run_that_goes_on_can_be_evaluated(finished, cache, tmp_path):
+    """While it is writing its checkpoints, of the last one that is complete."""
+    workdir = tmp_path / "run"
+    args = ("--config.num_steps=2000", "--config.checkpoint_every=1", "--config.eval_every=2000")
+    with start(workdir, cache, *args) as training:
+        while not (workdir / "checkpoints" / "2").is_dir():
+            assert training.poll() is None, training.stderr.read()
+            time.sleep(0.05)
+        _, err = run(workdir, cache, "--mode=eval")
+        assert training.poll() is None, "it was still training"
+        training.kill()
+        training.communicate()
+    step = json.loads((workdir / "eval.json").read_text())["step"]
+    assert f"evaluating step {step} of" in err
+    assert step >= 1
+    assert "No evaluation during training yet" in (workdir / "report.html").read_text()
 
 
 def test_predict_labels_a_folder(finished, cache, tmp_path):
@@ -173,14 +217,14 @@ def test_predict_labels_a_folder(finished, cache, tmp_path):
     out = tmp_path / "out"
     _, err = run(finished, cache, "--mode=predict", f"--input={images}", f"--output={out}", status=2)
     assert err.splitlines()[-1].count("bad.jpg") == 1
-    assert "1 of 4 images could not be read" in err.splitlines()[-1]
+    assert "1 of 4 images could not be labelled" in err.splitlines()[-1]
     expected = ["0.png", "0_overlay.jpg", "1.png", "1_overlay.jpg", "wide.png", "wide_overlay.jpg"]
     assert sorted(p.name for p in out.iterdir()) == expected
     segmenter = gcn_jax.load(finished)
     for name in ("0", "1"):
         image, label = read(images / f"{name}.png"), read(out / f"{name}.png")
         np.testing.assert_array_equal(label, segmenter.predict(image))
-        np.testing.assert_array_equal(label, segmenter.logits(image).argmax(-1))
+        np.testing.assert_array_equal(label, segmenter.probabilities(image).argmax(-1))
         np.testing.assert_array_equal(read(out / f"{name}.png", "RGB"), SHAPES.palette()[label])
     assert read(out / "wide.png").shape == (20, 150)
     assert read(out / "wide_overlay.jpg").shape == (20, 150, 3)
@@ -230,13 +274,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
             [VOC_TRAIN, "--config.data.eval=voc_segmentation/val", "--config.data_dir=/nope"],
             "config.data_dir=/nope: no",
         ),
-        (["--workdir=/dev/null/x"], "--workdir=/dev/null/x: cannot be written"),
         (["--config.cache_dir=/dev/null/x"], "config.cache_dir=/dev/null/x: cannot be written"),
         (["--config.mesh.data=64"], "config.mesh: data=64"),
         (["--mode=nope"], "--mode=nope"),
         (["--mode=eval"], "not a workdir of a training run"),
+        (["--config.eval.window=20"], "config.eval.window must be at least 32 pixels"),
+        (["--config.eval.scales=1.0,-1.0"], "config.eval.scales must be one or more positive numbers"),
+        (["--workdir=other"], "--workdir: --mode=train takes one; only eval compares several"),
         (["--mode=predict"], "--mode=predict needs --input"),
-        (["--mode=predict", "--input=/nope", "--output=/tmp/x"], "--input=/nope: no image there"),
         (["stray"], "unexpected argument 'stray'"),
     ],
 )
@@ -245,6 +290,11 @@ def test_a_mistake_is_one_line(cache, tmp_path, args, message):
     assert len(err.splitlines()) == 1, err
     assert message in err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_workdir_that_cannot_be_written(cache):
+    _, err = run("/dev/null/x", cache, status=2)
+    assert err.splitlines() == [f"run.py: error: --workdir=/dev/null/x: cannot be written ({os.strerror(20)})"]
 
 
 def test_another_models_workdir_is_refused_untouched(finished, cache, tmp_path):
@@ -267,6 +317,8 @@ def test_eval_without_a_checkpoint(finished, cache, tmp_path):
 
 
 def test_predictions_never_overwrite_images(finished, cache, tmp_path):
+    _, err = run(finished, cache, "--mode=predict", "--input=/nope", f"--output={tmp_path / 'out'}", status=2)
+    assert err.startswith("run.py: error: --input=/nope: no image there;")
     Image.fromarray(shapes.draw("val", 0)[0]).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     args = ["--mode=predict", f"--input={tmp_path}", f"--output={tmp_path}"]

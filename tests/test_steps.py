@@ -1,4 +1,4 @@
-"""The training step on one device and on meshes; evaluation; checkpoints."""
+"""The training step on one device and on meshes; checkpoints."""
 
 import jax
 import numpy as np
@@ -6,12 +6,8 @@ import pytest
 
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints, load_variables
-from gcn_jax.data.sources import ShapesSource
-from gcn_jax.data.specs import SHAPES
 from gcn_jax.errors import UserError
-from gcn_jax.evaluate import Evaluator, as_json, table
-from gcn_jax.mesh import make_mesh, put_batch, replicated
-from gcn_jax.metrics import ConfusionMatrix
+from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
 from gcn_jax.optim import make_optimizer
 from gcn_jax.steps import init_state, make_train_step
 from tests.test_models import randomize
@@ -21,7 +17,7 @@ def random_batch(batch_size, size=64):
     rng = np.random.default_rng(0)
     label = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), (batch_size, size, size))
     image = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
-    return {"image": image, "label": label, "valid": np.ones(batch_size, bool)}
+    return {"image": image, "label": label}
 
 
 def one_step(config, data, space):
@@ -76,7 +72,7 @@ def test_wrong_meshes_are_named(config):
     ):
         config.mesh.update(mesh)
         with pytest.raises(UserError, match=message):
-            make_mesh(config)
+            check_divides(config, make_mesh(config))
 
 
 def test_ema_follows_the_parameters(config):
@@ -91,48 +87,6 @@ def test_ema_follows_the_parameters(config):
     kernel, old = state.params["backbone"]["conv1"]["kernel"], variables["params"]["backbone"]["conv1"]["kernel"]
     averaged = state.eval_variables()["params"]["backbone"]["conv1"]["kernel"]
     np.testing.assert_allclose(averaged, 0.75 * old + 0.25 * np.asarray(kernel), rtol=1e-5)
-
-
-class FewShapes(ShapesSource):
-    """The first samples alone."""
-
-    def __len__(self):
-        return 7
-
-
-@pytest.mark.parametrize("mesh", [(1, 1), (4, 2)])
-def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
-    config.mesh.update(data=mesh[0], space=mesh[1])
-    config.batch_size, config.eval.batch_size, config.eval.num_pictures = 4, 3, 2
-    from gcn_jax.models import init_variables
-
-    model = config_lib.model_from(config)
-    variables = randomize(init_variables(model, 0))
-    source = FewShapes("val")
-    evaluation = Evaluator(source, make_mesh(config), config)(variables)
-    assert evaluation.num_images == 7
-    assert len(evaluation.pictures) == 2
-    expected = ConfusionMatrix.empty(6).counts
-    mean, std = np.array(config.data.mean), np.array(config.data.std)
-    apply = jax.jit(model.apply)
-    for i in range(7):
-        image, label = source[i]["image"], source[i]["label"]
-        padded = np.tile(np.rint(mean), (64, 64, 1))
-        padded[: label.shape[0], : label.shape[1]] = image
-        logits = apply(variables, ((padded - mean) / std).astype(np.float32)[None])
-        prediction = np.argmax(logits[0], -1)[: label.shape[0], : label.shape[1]]
-        np.add.at(expected, (label[label != 255], prediction[label != 255]), 1)
-    assert np.asarray(evaluation.confusion.counts).sum() == expected.sum()
-    # A pixel may tip over by rounding, on a mesh.
-    assert np.abs(np.asarray(evaluation.confusion.counts) - expected).sum() <= 4
-    result = as_json(evaluation, SHAPES, 3)
-    assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
-    assert f"{100 * result['miou']:.2f}" in table(result)
-
-
-def test_a_told_evaluation_stops(config):
-    config.mesh.data = 1
-    assert Evaluator(FewShapes("val"), make_mesh(config), config)({}, should_stop=lambda: True) is None
 
 
 def test_checkpoints_keep_the_newest_and_the_best(config, tmp_path):

@@ -1,13 +1,12 @@
 """From a source to batches, with grain: deterministic order, exact resume.
 
-A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "valid": bool [B]}`` and, a list of B each,
-``"image_id"`` and ``"size"`` (rows and columns before padding). Padding is the mean colour in images, void in labels.
-Rows with ``valid`` False only fill up the batch.
+A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``. Padding is the mean
+colour in images, void in labels.
 """
 
 import collections
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import grain
@@ -64,7 +63,7 @@ class TrainBatches(Iterator[Batch]):
                 yield draw(source[order(epoch)[i]], config, rng)
 
         def batch(step: int) -> Batch:
-            return assemble(samples(step), (data.size, data.size), data.mean, config.batch_size // num_processes)
+            return assemble(samples(step), data, config.batch_size // num_processes)
 
         self._batches = grain.MapDataset.range(config.num_steps).map(batch)
         ahead = max(data.prefetch // config.batch_size, data.num_threads)
@@ -86,41 +85,36 @@ class TrainBatches(Iterator[Batch]):
         self._iterator = iter(self._batches[self._position :].to_iter_dataset(self._options))
 
 
-def eval_batches(source: Source, config: ml_collections.ConfigDict, batch_size: int) -> Iterator[Batch]:
-    """Every sample of a source once, whole, padded to one of a few shapes and batched by shape.
+def grouped(
+    source: Source, config: ml_collections.ConfigDict, key: Callable[[int, int], Hashable], size: int
+) -> Iterator[list[tuple[int, Sample]]]:
+    """Every sample of a source once, whole, with its index, in groups that share a key.
 
-    The last batch of each shape is filled up with rows that are not `valid` and whose label is void.
+    Args:
+      source: of the samples, which are read ahead.
+      config: for ``data.num_threads`` and ``data.prefetch``.
+      key: of an image's height and width; None: the image is a group of its own.
+      size: of a group; the last of each key may be smaller.
     """
-    data = config.data
-    dataset = grain.MapDataset.source(source)
-    options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
-    waiting: dict[tuple[int, int], list[Placed]] = collections.defaultdict(list)
-    for sample in dataset.to_iter_dataset(options):
-        height, width = sample["label"].shape
-        shape = transforms.padded_shape(height, width, data.size)
-        waiting[shape].append((sample, (0, 0)))
-        if len(waiting[shape]) == batch_size:
-            yield assemble(waiting.pop(shape), shape, data.mean, batch_size)
-    for shape, samples in waiting.items():
-        yield assemble(samples, shape, data.mean, batch_size)
+    options = grain.ReadOptions(num_threads=config.data.num_threads, prefetch_buffer_size=config.data.prefetch)
+    waiting: dict[Hashable, list[tuple[int, Sample]]] = collections.defaultdict(list)
+    for index, sample in enumerate(grain.MapDataset.source(source).to_iter_dataset(options)):
+        shape = key(*sample["label"].shape)
+        waiting[shape].append((index, sample))
+        if shape is None or len(waiting[shape]) == size:
+            yield waiting.pop(shape)
+    yield from waiting.values()
 
 
-def assemble(samples: Iterable[Placed], shape: tuple[int, int], mean: tuple[float, ...], batch_size: int) -> Batch:
-    """Makes a batch of batch_size rows of a shape, of so many samples or fewer."""
+def assemble(samples: Iterable[Placed], data: ml_collections.ConfigDict, batch_size: int) -> Batch:
+    """Makes a batch of samples that fit into ``data.size``."""
     batch: Batch = {
-        "image": np.empty((batch_size, *shape, 3), np.uint8),
-        "label": np.empty((batch_size, *shape), np.uint8),
-        "valid": np.zeros(batch_size, bool),
+        "image": np.empty((batch_size, data.size, data.size, 3), np.uint8),
+        "label": np.empty((batch_size, data.size, data.size), np.uint8),
         "image_id": [""] * batch_size,
-        "size": [(0, 0)] * batch_size,
     }
-    row = -1
     for row, (sample, corner) in enumerate(samples):
-        transforms.place(batch["image"][row], sample["image"], mean, corner)
+        transforms.place(batch["image"][row], sample["image"], data.mean, corner)
         transforms.place(batch["label"][row], sample["label"], VOID, corner)
-        batch["valid"][row] = True
         batch["image_id"][row] = sample["image_id"]
-        batch["size"][row] = sample["label"].shape
-    batch["image"][row + 1 :] = 0
-    batch["label"][row + 1 :] = VOID
     return batch

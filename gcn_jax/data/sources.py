@@ -178,7 +178,10 @@ def parse(key: str, config: ml_collections.ConfigDict) -> list[Part]:
             known = ", ".join(f"{name}/{split}" for name, splits in KNOWN.items() for split in splits)
             raise UserError(f"config.data.{key}={text!r}: {term!r} is unknown data; known: {known}")
         if name in BUILDERS and not BUILDERS[name].has_truth(split) and sign != "-":
-            raise UserError(f"config.data.{key}={text!r}: the truth of {term} is not published")
+            raise UserError(
+                f"config.data.{key}={text!r}: the truth of {term} is not published; to label its images: "
+                f"--mode=predict --input={term} --output=FOLDER"
+            )
         parts.append(Part(sign == "-", name, split))
     if len({spec_of(part.name, config).name for part in parts}) > 1:
         raise UserError(f"config.data.{key}={text!r}: its parts have different classes")

@@ -88,9 +88,12 @@ _CITYSCAPES = (
     (33, ClassSpec("bicycle", (119, 11, 32))),
 )
 CITYSCAPES = DatasetSpec("cityscapes", tuple(c for _, c in _CITYSCAPES), void_color=(0, 0, 0))
+# Train id -> raw label id, uint8 [19].
+CITYSCAPES_RAW_IDS = np.array([raw_id for raw_id, _ in _CITYSCAPES], np.uint8)
+CITYSCAPES_RAW_IDS.setflags(write=False)
 # Raw label id -> train id, uint8 [256].
 CITYSCAPES_TRAIN_IDS = np.full(256, VOID, np.uint8)
-CITYSCAPES_TRAIN_IDS[[raw_id for raw_id, _ in _CITYSCAPES]] = np.arange(len(_CITYSCAPES))
+CITYSCAPES_TRAIN_IDS[CITYSCAPES_RAW_IDS] = np.arange(len(_CITYSCAPES))
 CITYSCAPES_TRAIN_IDS.setflags(write=False)
 
 SHAPES = _with_voc_colors("shapes", "background", "disk", "square", "triangle", "ring", "cross")

@@ -77,18 +77,3 @@ def pad(image: np.ndarray, height: int, width: int, mean: Sequence[float]) -> np
     canvas = np.empty((height, width, *image.shape[2:]), image.dtype)
     place(canvas, image, mean)
     return canvas
-
-
-def padded_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """The shape to which an image is padded for whole-image inference: a few shapes serve images of every size.
-
-    Images up to size x size share one shape. For larger ones the long side goes to size times a power of two, the
-    short one to as much or half of that: three shapes for each doubling.
-    """
-    side = size
-    while side < max(height, width):
-        side *= 2
-    if side == size:
-        return size, size
-    half = side // 2
-    return (half if height <= half else side), (half if width <= half else side)

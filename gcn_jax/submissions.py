@@ -1,0 +1,65 @@
+"""What ``--mode=predict`` writes: masks to look at, or the archives that the evaluation servers take."""
+
+import io
+import pathlib
+import re
+import tarfile
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from gcn_jax.data.images import encode_label
+from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_RAW_IDS, VOC, DatasetSpec
+from gcn_jax.errors import UserError
+
+# Format -> where in the output folder the masks go, and what the archive of that folder's contents is called.
+_FOLDERS = {"masks": ".", "voc": "results/VOC2012/Segmentation/comp6_test_cls", "cityscapes": "results"}
+_ARCHIVES = {"voc": "results.tar", "cityscapes": "results.zip"}
+_SPECS = {"voc": VOC, "cityscapes": CITYSCAPES}
+_CITYSCAPES_NAME = re.compile(r"[a-z-]+_\d{6}_\d{6}_leftImg8bit")
+
+
+def check(form: str, spec: DatasetSpec, stems: list[str]) -> None:
+    """Raises `UserError` if a server would not take the predictions of images of these names, of these classes."""
+    if spec.class_names != _SPECS.get(form, spec).class_names:
+        raise UserError(f"config.predict.format={form}: the model's classes are those of {spec.name}, not {form}'s")
+    if form == "cityscapes":
+        for stem in stems:
+            if not _CITYSCAPES_NAME.fullmatch(stem):
+                raise UserError(
+                    f"config.predict.format=cityscapes: {stem} is no Cityscapes name; the server finds results by "
+                    f"names such as frankfurt_000000_000294_leftImg8bit"
+                )
+
+
+def mask_folder(form: str, output: pathlib.Path) -> pathlib.Path:
+    """Where the masks of a format go."""
+    return output / _FOLDERS[form]
+
+
+def encode(form: str, label: np.ndarray, spec: DatasetSpec) -> bytes:
+    """A mask as a PNG: class ids uint8 [H, W] with the classes' colours; for Cityscapes its label ids, grey."""
+    if form != "cityscapes":
+        return encode_label(label, spec.palette())
+    buffer = io.BytesIO()
+    Image.fromarray(CITYSCAPES_RAW_IDS[label]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pack(form: str, output: pathlib.Path, stems: list[str]) -> pathlib.Path | None:
+    """Writes the archive to hand in: VOC's tree as a tar file, Cityscapes' files as a zip file; None for masks."""
+    if form not in _ARCHIVES:
+        return None
+    path, folder = output / _ARCHIVES[form], mask_folder(form, output)
+    partial = path.with_name(f"{path.name}.part")
+    masks = [folder / f"{stem}.png" for stem in sorted(stems)]
+    if form == "voc":
+        with tarfile.open(partial, "w") as tar:
+            for mask in masks:
+                tar.add(mask, mask.relative_to(output))
+    else:
+        with zipfile.ZipFile(partial, "w") as archive:  # PNGs are compressed already
+            for mask in masks:
+                archive.write(mask, mask.name)
+    return partial.replace(path)

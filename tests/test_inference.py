@@ -1,0 +1,263 @@
+"""Padding, windows, scales and mirroring against the whole-image outcome of nets whose receptive fields are known."""
+
+import logging
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from gcn_jax import config as config_lib
+from gcn_jax.data.sources import ShapesSource
+from gcn_jax.errors import UserError
+from gcn_jax.evaluate import Evaluator, as_json, table
+from gcn_jax.inference import WINDOW, Inference
+from gcn_jax.mesh import make_mesh, replicated
+from gcn_jax.models import init_variables
+from tests.test_models import randomize
+
+REACH = 6
+
+
+class Net(nn.Module):
+    """Three convolutions of a size, zero-padded: size 5 sees 6 pixels in each direction, size 1 none."""
+
+    size: int
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        for features in (8, 8, self.num_classes):
+            images = nn.tanh(nn.Conv(features, (self.size, self.size), padding=self.size // 2)(images))
+        return 3 * images
+
+
+class Constant(nn.Module):
+    """The same logits everywhere."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return jnp.broadcast_to(jnp.array([0.3, -1.0, 0.4])[None, None, None], (*images.shape[:3], 3))
+
+
+def photo(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def whole(net, variables, image, config):
+    """The probabilities of an image as it is, not padded."""
+    normal = (image - np.array(config.data.mean)) / np.array(config.data.std)
+    return np.asarray(jax.nn.softmax(jax.jit(net.apply)(variables, normal[None].astype(np.float32))[0]))
+
+
+def prepared(net):
+    return net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (50, 61), (20, 150), (130, 70)])
+def test_padding_changes_nothing_within_reach(config, shape):
+    net, image = Net(5), photo(*shape)
+    variables = prepared(net)
+    expected = whole(net, variables, image, config)
+    found = Inference(net, config).probabilities(variables, image)
+    assert found.shape == expected.shape
+    inside = (slice(shape[0] - REACH), slice(shape[1] - REACH))
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1e-6)
+    labels = Inference(net, config).start(variables, [image])()[0]
+    np.testing.assert_array_equal(labels[inside], expected[inside].argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "batch_size"), [(32, 0, 1), (32, 32, 3), (48, 7, 3), (100, 0, 1), (64, 1000, 2)]
+)
+def test_windows_leave_no_seam(config, window, stride, batch_size):
+    """Where the net sees no more than a pixel, any windows give what the whole image gives."""
+    config.eval.update(window=window, stride=stride, batch_size=batch_size)
+    for net in (Net(1), Constant()):
+        variables, image = prepared(net), photo(90, 141)
+        expected = whole(net, variables, image, config)
+        inference = Inference(net, config)
+        np.testing.assert_allclose(inference.probabilities(variables, image), expected, atol=1e-6)
+        labels = inference.start(variables, [image])()[0]
+        np.testing.assert_array_equal(labels, expected.argmax(-1))
+        np.testing.assert_array_equal(labels, inference.start(variables, [image])()[0])
+
+
+def test_the_papers_four_crops(config):
+    """Crops of 1024 of an image of 2048 x 1024, an eighth in size: beyond reach of the seams nothing changes."""
+    config.eval.update(window=1024, stride=342)
+    _, tops, lefts = Inference(Net(5), config)._grid(1024, 2048)
+    assert (tops.tolist(), lefts.tolist()) == ([0], [0, 341, 683, 1024])
+    config.eval.update(window=128, stride=43)
+    net, image = Net(5), photo(128, 256)
+    variables, inference = prepared(net), Inference(net, config)
+    _, _, lefts = inference._grid(128, 256)
+    assert lefts.tolist() == [0, 43, 85, 128]
+    expected, found = whole(net, variables, image, config), inference.probabilities(variables, image)
+    seams = np.array([x for left in lefts for x in (left, left + 128) if 0 < x < 256])
+    far = (np.abs(np.arange(256)[:, None] + 0.5 - seams) > REACH).all(axis=1)
+    assert 150 < far.sum() < 256
+    np.testing.assert_allclose(found[:, far], expected[:, far], atol=1e-6)
+    assert not np.allclose(found[:, ~far], expected[:, ~far], atol=1e-4)
+    near_a_crops_border = np.abs(found[:, 43] - expected[:, 43]).max()
+    assert near_a_crops_border < 0.02 * np.abs(found - expected[:, ::-1]).max(), "a crop's border has little weight"
+
+
+def test_large_images_are_taken_in_windows(config):
+    """Whole images of 4096 x 8192 would need tens of gigabytes; windows need those of one row of them."""
+    inference = Inference(Net(1), config)
+    assert inference.canvas(2048, 100) == (2048, 1024)
+    assert inference.canvas(2049, 100) is None
+    side, tops, lefts = inference._grid(2049, 100)
+    assert (side, tops.tolist(), lefts.tolist()) == (WINDOW, [0, 512, 1025], [0])
+    config.eval.scales = (1.0, 1.5)
+    assert Inference(Net(1), config).canvas(1500, 100) is None, "a view of it is too large"
+
+
+def torch_resize(array, height, width):
+    """Bilinear, antialiased: [H, W, C]."""
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(np.array(array, np.float32)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize(("scales", "flip"), [((1.0,), True), ((0.5,), False), ((0.5, 1.0, 1.5), True)])
+def test_views_are_averaged(config, scales, flip):
+    """Scales and mirroring, with PyTorch's resizing."""
+    net, image = Net(5), photo(64, 64)
+    variables, apply = prepared(net), jax.jit(net.apply)
+    normal = (image - np.array(config.data.mean)) / np.array(config.data.std)
+    expected = []
+    for scale in scales:
+        for step in (1, -1) if flip else (1,):
+            view = torch_resize(normal[:, ::step], int(64 * scale), int(64 * scale))
+            logits = torch_resize(np.asarray(apply(variables, view[None])[0]), 64, 64)
+            expected.append(scipy.special.softmax(logits, axis=-1)[:, ::step])
+    config.eval.update(scales=scales, flip=flip)
+    inference = Inference(net, config)
+    found = inference.probabilities(variables, image)
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=2e-5)
+    np.testing.assert_array_equal(inference.start(variables, [image])()[0], found.argmax(-1))
+
+
+def test_a_mesh_labels_as_one_device_does(config):
+    net, image = Net(5), photo(100, 170)
+    variables = prepared(net)
+    for window, mesh in ((0, (2, 4)), (64, (4, 2)), (64, (3, 1))):
+        config.batch_size = 12
+        config.mesh.update(data=mesh[0], space=mesh[1])
+        config.data.size, config.eval.window = 128, window
+        expected = Inference(net, config).probabilities(variables, image)
+        devices = make_mesh(config)
+        found = Inference(net, config, devices).probabilities(jax.device_put(variables, replicated(devices)), image)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    config.eval.window = 96
+    config.mesh.update(data=2, space=4)
+    with pytest.raises(UserError, match=r"config.eval.window=96 must be a multiple of 128 on config.mesh.space=4"):
+        Inference(net, config, make_mesh(config))
+
+
+def test_a_window_larger_than_the_image_is_refused(config):
+    config.eval.window = 101
+    inference, variables = Inference(Net(1), config), prepared(Net(1))
+    assert inference.start(variables, [photo(20, 101)])()[0].shape == (20, 101)
+    with pytest.raises(UserError, match=r"config.eval.window=101: larger than an image of 100x90 pixels; choose"):
+        inference.start(variables, [photo(90, 100)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scales", (1.0, 0.0), "config.eval.scales must be one or more positive numbers"),
+        ("scales", (), "config.eval.scales must be one or more positive numbers"),
+        ("window", 31, "config.eval.window must be at least 32 pixels, or 0 for whole images. Got 31"),
+        ("stride", -1, "config.eval.stride must be positive"),
+    ],
+)
+def test_wrong_protocols_are_named(config, key, value, message):
+    config.eval[key] = value
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+class ManySizes(ShapesSource):
+    """A hundred samples of as many sizes, most of them small, some of more than a thousand pixels."""
+
+    sizes = [(20 + i, 110 - i // 2) for i in range(90)] + [(100 * i, 1800 // i) for i in range(1, 11)]
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        height, width = self.sizes[index]
+        sample = super().__getitem__(int(index))
+        rows, columns = (
+            -(-length // side) for length, side in zip((height, width), sample["label"].shape, strict=True)
+        )
+        return {
+            "image": np.tile(sample["image"], (rows, columns, 1))[:height, :width],
+            "label": np.tile(sample["label"], (rows, columns))[:height, :width],
+            "image_id": str(index),
+        }
+
+
+def test_images_of_a_hundred_sizes_compile_at_most_eight_programs(config, caplog):
+    assert len(set(ManySizes.sizes)) == 100
+    config.mesh.data, config.eval.num_pictures = 1, 0
+    mesh = make_mesh(config)
+    variables = jax.device_put(init_variables(config_lib.model_from(config), 0), replicated(mesh))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        evaluation = Evaluator(ManySizes("val"), mesh, config)(variables)
+    assert len(evaluation.miou) == 100
+    compiled = [record for record in caplog.records if record.getMessage().startswith("Finished XLA compilation")]
+    assert 3 <= len(compiled) <= 8, [record.getMessage() for record in compiled]
+
+
+class FewShapes(ShapesSource):
+    """The first samples alone."""
+
+    def __len__(self):
+        return 7
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (4, 2)])
+def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
+    config.mesh.update(data=mesh[0], space=mesh[1])
+    config.batch_size, config.eval.batch_size, config.eval.num_pictures = 4, 3, 2
+    model = config_lib.model_from(config)
+    variables = randomize(init_variables(model, 0))
+    source = FewShapes("val")
+    evaluation = Evaluator(source, make_mesh(config), config)(variables)
+    assert list(evaluation.miou) == source.image_ids[:7]
+    assert len(evaluation.pictures) == 2
+    expected = np.zeros((6, 6), np.int64)
+    mean, std = np.array(config.data.mean), np.array(config.data.std)
+    apply = jax.jit(model.apply)
+    for i, miou in enumerate(evaluation.miou.values()):
+        image, label = source[i]["image"], source[i]["label"]
+        padded = np.tile(np.rint(mean), (64, 64, 1))
+        padded[: label.shape[0], : label.shape[1]] = image
+        logits = apply(variables, ((padded - mean) / std).astype(np.float32)[None])
+        prediction = np.argmax(logits[0], -1)[: label.shape[0], : label.shape[1]]
+        own = np.zeros((6, 6), np.int64)
+        np.add.at(own, (label[label != 255], prediction[label != 255]), 1)
+        expected += own
+        union = own.sum(0) + own.sum(1) - np.diagonal(own)
+        np.testing.assert_allclose(miou, (np.diagonal(own)[union > 0] / union[union > 0]).mean(), atol=0.01)
+    result = as_json(evaluation, config, 3)
+    found = np.array(result["confusion_matrix"])
+    assert found.sum() == expected.sum()
+    assert np.abs(found - expected).sum() <= 4, "a pixel may tip over by rounding, on a mesh"
+    assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
+    assert f"{100 * result['miou']:.2f}" in table(result)
+
+
+def test_a_told_evaluation_stops(config):
+    config.mesh.data = 1
+    variables = init_variables(config_lib.model_from(config), 0)
+    assert Evaluator(FewShapes("val"), make_mesh(config), config)(variables, should_stop=lambda: True) is None
