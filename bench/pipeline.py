@@ -133,7 +133,7 @@ def main() -> None:
             for batch_size in (1, 8)
         }
         versions = ("grain", "simplejpeg", "pillow", "numpy", "torch", "opencv-python-headless")
-        compare("pipeline", cases, rounds=args.rounds, versions=versions)
+        compare("pipeline", cases, rounds=dict.fromkeys(cases, args.rounds), versions=versions)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def compare(
-    name: str, cases: Mapping[str, Mapping[str, Callable[[], float]]], *, rounds: int, versions: Sequence[str]
+    name: str,
+    cases: Mapping[str, Mapping[str, Callable[[], float]]],
+    *,
+    rounds: Mapping[str, int],
+    versions: Sequence[str],
 ) -> None:
-    """Runs every contestant of every case `rounds` times, in turns; prints a table and, last, one JSON object.
+    """Runs every contestant of every case some times, in turns; prints a table and, last, one JSON object.
 
     Args:
       name: of the benchmark.
       cases: case -> contestant -> a function that measures once and returns seconds; ours is named "ours".
-      rounds: of which the median counts.
+      rounds: case -> how many times, of which the median counts.
       versions: the packages whose versions are told.
     """
     results, ratios = {}, {}
     print(f"{'case':<28}{'contestant':<24}{'median':>12}{'least':>12}{'most':>12}{'ours / it':>12}")
     for case, contestants in cases.items():
         times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
-        for i in range(rounds):
+        for i in range(rounds[case]):
             order = list(contestants) if i % 2 == 0 else list(contestants)[::-1]
             for contestant in order:
                 times[contestant].append(contestants[contestant]())
