@@ -1,5 +1,6 @@
 """A split -> numbers: shared by training and ``--mode=eval``."""
 
+import itertools
 import json
 import math
 import pathlib
@@ -17,10 +18,10 @@ from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
 from gcn_jax.boundary import BOUNDARY_WIDTH, WIDTHS
 from gcn_jax.data.pipeline import grouped
-from gcn_jax.data.sources import Sample, Source, open_source, spec_from
+from gcn_jax.data.sources import Sample, Selection, Source, open_source, spec_from
 from gcn_jax.inference import Inference
 from gcn_jax.logs import read_records, say
-from gcn_jax.mesh import make_mesh, replicated
+from gcn_jax.mesh import gather, local_copy, local_mesh, make_mesh, replicated
 from gcn_jax.metrics import SCORES, Counts
 from gcn_jax.pictures import triptych
 from gcn_jax.progress import bar
@@ -30,69 +31,86 @@ from gcn_jax.steps import PyTree
 _SHOWN = 3  # images of each rank in a report
 
 
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image's own mean IoU, NaN if it is void everywhere, and its predicted labels, as `zlib` packs them."""
+
+    image_id: str
+    miou: float
+    packed: bytes
+
+
 @dataclass
 class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
       counts: of all images.
-      miou: of each image, by its id; NaN if it is void everywhere.
-      predictions: of each image, as `zlib` packs its pixels, by its place in the source.
+      images: of each place in the source.
       pictures: of some images: image, truth and prediction.
     """
 
     counts: Counts
-    miou: dict[str, float] = field(default_factory=dict)
-    predictions: dict[int, bytes] = field(default_factory=dict)
+    images: dict[int, LabelledImage] = field(default_factory=dict)
     pictures: list[np.ndarray] = field(default_factory=list)
 
 
 class Evaluator:
-    """Evaluates variables on a source; its compiled programs serve all evaluations of a run."""
+    """Evaluates variables on a source; its compiled programs serve all evaluations of a run.
+
+    Each host evaluates every n-th image on its own devices of the mesh; then all hosts know all counts.
+    """
 
     def __init__(self, source: Source, mesh: Mesh, config: ml_collections.ConfigDict):
-        self._source, self._config = source, config
+        self._source, self._config, self._mesh = source, config, local_mesh(mesh)
         self._spec = spec_from(config)
-        self._inference = Inference(config_lib.model_from(config), config, mesh)
+        self._inference = Inference(config_lib.model_from(config), config, self._mesh)
+        self._places = range(jax.process_index(), len(source), jax.process_count())
 
     def __call__(
         self, variables: dict[str, PyTree], should_stop: Callable[[], bool] = lambda: False
     ) -> Evaluation | None:
-        """Counts every image of the source once, at its own size; None if told to stop on the way."""
-        evaluation = Evaluation(Counts.empty(self._spec.num_classes))
-        palette = self._spec.palette()
-        with bar("evaluating", len(self._source), "image", leave=False) as progress:
-            for index, sample, prediction in self._predictions(variables):
+        """Counts every image of the source once, at its own size; None if a host was told to stop on the way."""
+        shares = gather(self._share(local_copy(variables, self._mesh), should_stop))
+        whole = Evaluation(Counts.empty(self._spec.num_classes))
+        for share in shares:
+            if share is None:
+                return None
+            whole.counts = whole.counts.merge(share.counts)
+            whole.images.update(share.images)
+            whole.pictures += share.pictures
+        whole.images = dict(sorted(whole.images.items()))
+        return whole
+
+    def _share(self, variables: dict[str, PyTree], should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Evaluates this host's images."""
+        share, num_classes = Evaluation(Counts.empty(self._spec.num_classes)), self._spec.num_classes
+        num_pictures = self._config.eval.num_pictures if jax.process_index() == 0 else 0
+        with bar("evaluating", len(self._places), "image", leave=False) as progress:
+            for place, sample, prediction in self._predictions(variables):
                 if should_stop():
                     return None
-                counts = Counts.from_model_output(
-                    label=sample["label"], prediction=prediction, num_classes=self._spec.num_classes
-                )
-                evaluation.counts = evaluation.counts.merge(counts)
-                evaluation.miou[sample["image_id"]] = counts.miou()
-                evaluation.predictions[index] = zlib.compress(prediction.tobytes(), 1)
-                if len(evaluation.pictures) < self._config.eval.num_pictures:
-                    evaluation.pictures.append(triptych(sample["image"], sample["label"], prediction, palette))
+                label = sample["label"]
+                counts = Counts.from_model_output(label=label, prediction=prediction, num_classes=num_classes)
+                share.counts = share.counts.merge(counts)
+                packed = zlib.compress(prediction.tobytes(), 1)
+                share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
+                if len(share.pictures) < num_pictures:
+                    share.pictures.append(triptych(sample["image"], label, prediction, self._spec.palette()))
                 progress.update()
-        return evaluation
+        return share
 
     def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, np.ndarray]]:
         """Each image's place in the source, sample and labels; the device works on the next group meanwhile."""
-        waiting: tuple[list[tuple[int, Sample]], Callable[[], list[np.ndarray]]] | None = None
-        for group in grouped(self._source, self._config, self._inference.canvas, self._inference.batch_size):
-            running = group, self._inference.start(variables, [sample["image"] for _, sample in group])
-            if waiting:
-                yield from _paired(*waiting)
-            waiting = running
-        if waiting:
-            yield from _paired(*waiting)
-
-
-def _paired(
-    group: list[tuple[int, Sample]], wait: Callable[[], list[np.ndarray]]
-) -> Iterator[tuple[int, Sample, np.ndarray]]:
-    for (index, sample), prediction in zip(group, wait(), strict=True):
-        yield index, sample, prediction
+        share = Selection([self._source], [(0, place) for place in self._places])
+        waiting: list[tuple[int, Sample]] = []
+        labels: Callable[[], list[np.ndarray]] = list
+        groups = grouped(share, self._config, self._inference.canvas, self._inference.batch_size)
+        for group in itertools.chain(groups, [[]]):
+            following = self._inference.start(variables, [sample["image"] for _, sample in group]) if group else list
+            for (i, sample), prediction in zip(waiting, labels(), strict=True):
+                yield self._places[i], sample, prediction
+            waiting, labels = group, following
 
 
 def as_json(evaluation: Evaluation, config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
@@ -108,7 +126,7 @@ def as_json(evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
     return {
         "step": step,
         "data": config.data.eval,
-        "num_images": len(evaluation.miou),
+        "num_images": len(evaluation.images),
         "protocol": {key: config.eval[key] for key in ("scales", "flip", "window", "stride")},
         **{key: number(scores[key]) for key in SCORES},
         "boundary_width": BOUNDARY_WIDTH,
@@ -117,7 +135,7 @@ def as_json(evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
         "accuracy_per_class": by_class(scores["accuracy"]),
         "boundary_iou_per_class": by_class(scores["boundary_iou_per_class"]),
         "confusion_matrix": scores["confusion"].tolist(),
-        "miou_per_image": {image_id: number(miou) for image_id, miou in evaluation.miou.items()},
+        "miou_per_image": {image.image_id: number(image.miou) for image in evaluation.images.values()},
     }
 
 
@@ -161,20 +179,19 @@ def comparison(results: dict[str, dict[str, Any]]) -> str:
 
 def examples(evaluation: Evaluation, source: Source) -> list[Example]:
     """The best, the median and the worst images by their mean IoU, some of each, from best to worst."""
-    places = dict(zip(source.image_ids, range(len(source)), strict=True))
-    ranked = sorted(
-        (i for i, miou in evaluation.miou.items() if not math.isnan(miou)), key=lambda i: -evaluation.miou[i]
-    )
+    images = {place: image for place, image in evaluation.images.items() if not math.isnan(image.miou)}
+    ranked = sorted(images, key=lambda place: -images[place].miou)
     middle = max(len(ranked) - _SHOWN, 0) // 2
-    ranks = {**dict.fromkeys(ranked[middle : middle + _SHOWN], "median"), **dict.fromkeys(ranked[:_SHOWN], "best")}
-    ranks.update(dict.fromkeys(ranked[_SHOWN:][-_SHOWN:], "worst"))
+    ranks = {
+        **dict.fromkeys(ranked[middle : middle + _SHOWN], "median"),
+        **dict.fromkeys(ranked[-_SHOWN:], "worst"),
+        **dict.fromkeys(ranked[:_SHOWN], "best"),
+    }
     chosen = []
-    for image_id in sorted(ranks, key=lambda i: -evaluation.miou[i]):
-        sample = source[places[image_id]]
-        packed = zlib.decompress(evaluation.predictions[places[image_id]])
-        prediction = np.frombuffer(packed, np.uint8).reshape(sample["label"].shape)
-        miou = evaluation.miou[image_id]
-        chosen.append(Example(image_id, ranks[image_id], miou, sample["image"], sample["label"], prediction))
+    for place in sorted(ranks, key=ranked.index):
+        image, sample = images[place], source[place]
+        prediction = np.frombuffer(zlib.decompress(image.packed), np.uint8).reshape(sample["label"].shape)
+        chosen.append(Example(image.image_id, ranks[place], image.miou, sample["image"], sample["label"], prediction))
     return chosen
 
 

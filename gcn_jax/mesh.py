@@ -1,14 +1,20 @@
 """Devices: batch rows go over the mesh's axis "data", image rows over "space"."""
 
-from typing import Any
+import math
+import pickle
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gcn_jax.errors import UserError
 from gcn_jax.models.resnet import STRIDE
+
+PyTree = Any
+T = TypeVar("T")
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
@@ -20,10 +26,12 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
         raise UserError(
             f"config.mesh: data={data} x space={space} needs {data * space} devices; there are {len(devices)}"
         )
+    return _mesh(devices[: data * space], data, space)
+
+
+def _mesh(devices: list[jax.Device], data: int, space: int) -> Mesh:
     # Auto axes: XLA's partitioner finds the halo exchanges of the convolutions by itself.
-    return jax.make_mesh(
-        (data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2, devices=devices[: data * space]
-    )
+    return jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def check_divides(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
@@ -60,3 +68,31 @@ def put(array: np.ndarray, mesh: Mesh) -> jax.Array:
 def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """`put` of a training batch's images and labels."""
     return {key: put(batch[key], mesh) for key in ("image", "label")}
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """This host's part of a mesh: its own devices, as many of them over "space" as there are in the mesh or here."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    space = math.gcd(len(own), mesh.shape["space"])
+    return _mesh(own, len(own) // space, space)
+
+
+def local_copy(variables: PyTree, mesh: Mesh) -> PyTree:
+    """Copies what every host holds a replica of onto the devices of a local mesh; nothing to do with one host."""
+
+    def copy(array: Any) -> Any:
+        here = array.addressable_data(0) if isinstance(array, jax.Array) else array
+        return jax.device_put(here, replicated(mesh))
+
+    return jax.tree.map(copy, variables)
+
+
+def gather(value: T) -> list[T]:
+    """What each host has given, in the hosts' order; all call this together. Pickled: JAX would cut int64 to int32."""
+    if jax.process_count() == 1:
+        return [value]
+    packed = np.frombuffer(pickle.dumps(value), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(packed.size)).reshape(-1)
+    padded = np.pad(packed, (0, int(lengths.max()) - packed.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]

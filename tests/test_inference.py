@@ -1,6 +1,12 @@
 """Padding, windows, scales and mirroring against the whole-image outcome of nets whose receptive fields are known."""
 
+import json
 import logging
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -18,6 +24,7 @@ from gcn_jax.mesh import make_mesh, replicated
 from gcn_jax.models import init_variables
 from tests.test_models import randomize
 
+ROOT = pathlib.Path(__file__).parents[1]
 REACH = 6
 
 
@@ -213,7 +220,7 @@ def test_images_of_a_hundred_sizes_compile_at_most_eight_programs(config, caplog
     variables = jax.device_put(init_variables(config_lib.model_from(config), 0), replicated(mesh))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         evaluation = Evaluator(ManySizes("val"), mesh, config)(variables)
-    assert len(evaluation.miou) == 100
+    assert len(evaluation.images) == 100
     compiled = [record for record in caplog.records if record.getMessage().startswith("Finished XLA compilation")]
     assert 3 <= len(compiled) <= 8, [record.getMessage() for record in compiled]
 
@@ -233,12 +240,12 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     variables = randomize(init_variables(model, 0))
     source = FewShapes("val")
     evaluation = Evaluator(source, make_mesh(config), config)(variables)
-    assert list(evaluation.miou) == source.image_ids[:7]
+    assert [image.image_id for image in evaluation.images.values()] == source.image_ids[:7]
     assert len(evaluation.pictures) == 2
     expected = np.zeros((6, 6), np.int64)
     mean, std = np.array(config.data.mean), np.array(config.data.std)
     apply = jax.jit(model.apply)
-    for i, miou in enumerate(evaluation.miou.values()):
+    for i, found in evaluation.images.items():
         image, label = source[i]["image"], source[i]["label"]
         padded = np.tile(np.rint(mean), (64, 64, 1))
         padded[: label.shape[0], : label.shape[1]] = image
@@ -248,7 +255,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
         np.add.at(own, (label[label != 255], prediction[label != 255]), 1)
         expected += own
         union = own.sum(0) + own.sum(1) - np.diagonal(own)
-        np.testing.assert_allclose(miou, (np.diagonal(own)[union > 0] / union[union > 0]).mean(), atol=0.01)
+        np.testing.assert_allclose(found.miou, (np.diagonal(own)[union > 0] / union[union > 0]).mean(), atol=0.01)
     result = as_json(evaluation, config, 3)
     found = np.array(result["confusion_matrix"])
     assert found.sum() == expected.sum()
@@ -261,3 +268,25 @@ def test_a_told_evaluation_stops(config):
     config.mesh.data = 1
     variables = init_variables(config_lib.model_from(config), 0)
     assert Evaluator(FewShapes("val"), make_mesh(config), config)(variables, should_stop=lambda: True) is None
+
+
+def test_hosts_share_an_evaluation(config, tmp_path):
+    """Three processes of two devices each, of which one stops alone, against one process."""
+    config.eval.num_pictures = 1
+    expected = Evaluator(ShapesSource("val"), make_mesh(config), config)(
+        init_variables(config_lib.model_from(config), 0)
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": "."}
+    commands = [[sys.executable, "-m", "tests.hosts", address, "3", str(i), tmp_path / "config.json"] for i in range(3)]
+    processes = [
+        subprocess.Popen(c, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in commands
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(as_json(expected, config, 0)))
