@@ -19,7 +19,7 @@ from gcn_jax import config as config_lib
 from gcn_jax.boundary import BOUNDARY_WIDTH, WIDTHS
 from gcn_jax.data.pipeline import grouped
 from gcn_jax.data.sources import Sample, Selection, Source, open_source, spec_from
-from gcn_jax.inference import Inference
+from gcn_jax.inference import Inference, window_stride
 from gcn_jax.logs import read_records, say
 from gcn_jax.mesh import gather, local_copy, local_mesh, make_mesh, replicated
 from gcn_jax.metrics import SCORES, Counts
@@ -127,7 +127,10 @@ def as_json(evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
         "step": step,
         "data": config.data.eval,
         "num_images": len(evaluation.images),
-        "protocol": {key: config.eval[key] for key in ("scales", "flip", "window", "stride")},
+        "protocol": {
+            **{key: config.eval[key] for key in ("scales", "flip", "window")},
+            "stride": window_stride(config, config.eval.window),
+        },
         **{key: number(scores[key]) for key in SCORES},
         "boundary_width": BOUNDARY_WIDTH,
         "trimap_miou": {str(w): number(miou) for w, miou in zip(WIDTHS, scores["trimap_miou"], strict=True)},

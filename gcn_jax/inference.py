@@ -39,6 +39,11 @@ WINDOW = 1024
 Shape = tuple[int, int]
 
 
+def window_stride(config: ml_collections.ConfigDict, side: int) -> int:
+    """How far apart windows of a side are, at most."""
+    return min(config.eval.stride or side * 2 // 3, side)
+
+
 class Inference:
     """Applies a model to images by the protocol of ``config.eval``; compiles once for each shape of canvas or window.
 
@@ -183,7 +188,7 @@ class Inference:
                 f"config.eval.window={side}: larger than an image of {width}x{height} pixels; "
                 f"choose a smaller one, or 0 to take images whole"
             )
-        stride = min(self._config.eval.stride or side * 2 // 3, side)
+        stride = window_stride(self._config, side)
 
         def starts(length: int) -> np.ndarray:
             rest = max(length - side, 0)

@@ -2,11 +2,8 @@
 
 import json
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 
@@ -19,8 +16,8 @@ import gcn_jax
 from gcn_jax.checkpoints import load_variables
 from gcn_jax.data import shapes
 from gcn_jax.data.specs import SHAPES
+from tests import command_line
 
-ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
     "--config=configs/shapes.py",
     "--config.num_steps=9",
@@ -43,26 +40,21 @@ def cache(tmp_path_factory):
 
 
 def start(workdir, cache, *args):
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    command = [sys.executable, "run.py", *SMALL, f"--workdir={workdir}", f"--config.cache_dir={cache}", *args]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return command_line.start(*SMALL, f"--workdir={workdir}", f"--config.cache_dir={cache}", *args)
 
 
 def run(workdir, cache, *args, status=0):
     """Runs to the end; returns stdout and stderr."""
-    process = start(workdir, cache, *args)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == status, err
-    return out, err
+    return command_line.run(*SMALL, f"--workdir={workdir}", f"--config.cache_dir={cache}", *args, status=status)
 
 
 @pytest.fixture(scope="module")
 def finished(cache, tmp_path_factory):
     """A run that was never stopped."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    _, err = run(workdir, cache)
+    with start(workdir, cache) as process:
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     assert "mean IoU" in err
     return workdir
 
@@ -172,10 +164,8 @@ def test_eval_compares_runs_of_different_models(finished, cache, tmp_path):
     other = tmp_path / "other"
     run(other, cache, "--config.model.kernel_size=1", "--config.num_steps=2", "--config.log_every=1")
     arguments = [a for a in SMALL if "model" not in a]
-    command = [sys.executable, "run.py", *arguments, f"--config.cache_dir={cache}", "--mode=eval"]
-    command += [f"--workdir={finished}", f"--workdir={other}", "--config.eval.flip=True"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    args = (f"--config.cache_dir={cache}", f"--workdir={finished}", f"--workdir={other}", "--config.eval.flip=True")
+    out, _ = command_line.run(*arguments, *args, "--mode=eval")
     table = out.rpartition("\n\n")[2].splitlines()
     assert "boundary accuracy" in table[0]
     for line, workdir in zip(table[2:], (finished, other), strict=True):

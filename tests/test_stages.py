@@ -7,8 +7,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,8 +15,8 @@ from PIL import Image
 
 from gcn_jax import config as config_lib
 from gcn_jax.data.sources import parse
+from tests import command_line
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = ("--config.model.backbone=resnet14", "--config.model.width=4", "--config.model.kernel_size=3")
 
 
@@ -29,18 +27,11 @@ def cache(tmp_path_factory):
 
 
 def start(cache, *args):
-    command = [sys.executable, "run.py", *args, *TINY, f"--config.cache_dir={cache}"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return command_line.start(*args, *TINY, f"--config.cache_dir={cache}")
 
 
 def run(cache, *args, status=0):
-    process = start(cache, *args)
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == status, err
-    return out, err
+    return command_line.run(*args, *TINY, f"--config.cache_dir={cache}", status=status)
 
 
 @pytest.fixture(scope="module")
