@@ -4,9 +4,10 @@ BIN := .venv/bin
 
 .PHONY: demo test check lock clean
 
-demo: .venv/installed  ## trains a small GCN on drawn shapes, about 2 minutes, then labels pictures with it
+demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, about 2 minutes
 	$(BIN)/python run.py --config=configs/shapes.py
-	@echo "Look at runs/shapes/pictures/: image, truth and prediction side by side."
+	$(BIN)/python run.py --config=configs/shapes.py --mode=eval
+	@echo "Open runs/shapes/report.html in a browser: scores, curves, and pictures of what is right and wrong."
 	@echo "Curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir=runs"
 
 test: .venv/installed-dev  ## the tests, about 13 minutes on 2 cores

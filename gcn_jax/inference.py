@@ -2,8 +2,8 @@
 
 Nested from the outside in, as ``config.eval`` asks for it:
 
-* an image is one canvas, padded at the bottom and right to one of a few shapes; or, beyond `WHOLE` pixels or where
-  ``window`` is set, the windows of a grid, whose probabilities are averaged where they overlap;
+* an image is one canvas, padded at the bottom and right to one of a few shapes; or, where ``window`` is set or its
+  largest view would exceed `WHOLE` pixels, the windows of a grid, whose probabilities are averaged where they overlap;
 * the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
   if ``flip`` is set;
 * a view is what the network sees.
@@ -78,7 +78,8 @@ class Inference:
         side 512 (if size is less), 1024 or 2048, the short side half of that if it fits (but from 512).
         """
         size, longest = self._config.data.size, max(height, width)
-        if self._config.eval.window or longest * max(self._config.eval.scales) > max(WHOLE, size):
+        most = max(WHOLE / max(1.0, *self._config.eval.scales), WINDOW, size)
+        if self._config.eval.window or longest > most:
             return None
         if longest <= size:
             return self._divisible(size), self._divisible(size)

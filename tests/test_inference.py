@@ -123,6 +123,8 @@ def test_large_images_are_taken_in_windows(config):
     assert (side, tops.tolist(), lefts.tolist()) == (WINDOW, [0, 512, 1025], [0])
     config.eval.scales = (1.0, 1.5)
     assert Inference(Net(1), config).canvas(1500, 100) is None, "a view of it is too large"
+    config.eval.scales = (4.0,)
+    assert Inference(Net(1), config).canvas(1000, 100) == (1024, 512), "as large as a window is"
 
 
 def torch_resize(array, height, width):
