@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 def compare(
@@ -13,6 +14,7 @@ def compare(
     *,
     rounds: Mapping[str, int],
     versions: Sequence[str],
+    details: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
     """Runs every contestant of every case some times, in turns; prints a table and, last, one JSON object.
 
@@ -21,6 +23,7 @@ def compare(
       cases: case -> contestant -> a function that measures once and returns seconds; ours is named "ours".
       rounds: case -> how many times, of which the median counts.
       versions: the packages whose versions are told.
+      details: prints and returns what else there is to tell, after the measurements.
     """
     results, ratios = {}, {}
     print(f"{'case':<28}{'contestant':<24}{'median':>12}{'least':>12}{'most':>12}{'ours / it':>12}")
@@ -39,4 +42,4 @@ def compare(
             print(f"{case:<28}{contestant:<24}{row[0]:>11.3g}s{row[1]:>11.3g}s{row[2]:>11.3g}s{row[3]:>12.2f}")
             sys.stdout.flush()
     found = {package: importlib.metadata.version(package) for package in versions}
-    print(json.dumps({"name": name, "ratio": max(ratios.values()), "cases": results, "versions": found}))
+    print(json.dumps({"name": name, "ratio": max(ratios.values()), "cases": results, "versions": found, **details()}))

@@ -232,7 +232,7 @@ def test_train_norm_uses_and_follows_the_batchs_statistics():
 def twins(request):
     """Our model and the PyTorch twin with the same random weights."""
     torch = pytest.importorskip("torch", reason="the parity tests compare with PyTorch")
-    from tests import twin as twin_lib
+    from bench import twin as twin_lib
 
     torch.set_num_threads(2)
     model = build_model(**TINY, strides_in=request.param)
@@ -255,9 +255,9 @@ def test_logits_equal_the_twins(twins, size):
 def test_gradients_and_three_sgd_steps_equal_the_twins(twins):
     import torch
 
+    from bench import twin as twin_lib
     from gcn_jax import config as config_lib
     from gcn_jax.optim import make_optimizer
-    from tests import twin as twin_lib
 
     model, variables, twin, names = twins
     config = config_lib.default()

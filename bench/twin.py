@@ -1,4 +1,4 @@
-"""An independent PyTorch version of the paper's network, with torchvision's ResNet names, for the parity tests."""
+"""An independent PyTorch version of the paper's network, with torchvision's ResNet names, to compare with."""
 
 import flax
 import numpy as np

@@ -1,0 +1,173 @@
+"""The network beside its PyTorch twin: what `bench.forward` and `bench.train_step` share.
+
+Each contestant lives in a process of its own, so that peak memory and thread pools are its own, and runs one call when
+it is told to: ours, the twin, and the twin in channels_last, in turns. The first calls, which compile, are told apart.
+"""
+
+import argparse
+import multiprocessing
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from bench.timing import compare
+
+_CONTEXT = multiprocessing.get_context("spawn")
+_STAGES = {"resnet14": (1, 1, 1, 1), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+_CLASSES = 21
+
+
+def images_and_labels(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random batch: uint8 [B, S, S, 3] and uint8 [B, S, S]."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
+    return image, rng.integers(0, _CLASSES, (batch, size, size)).astype(np.uint8)
+
+
+def ours(kind: str, args: argparse.Namespace, batch: int) -> Callable[[], Any]:
+    """One training step, or one forward pass, of this project; returns what waits for it."""
+    import jax
+
+    from gcn_jax import config as config_lib
+    from gcn_jax.models import init_variables
+    from gcn_jax.optim import make_optimizer
+    from gcn_jax.steps import init_state, make_train_step, normalize
+
+    config = config_lib.default()
+    config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val", size=args.size)
+    config.num_steps = 1000
+    config.model.update(backbone=args.backbone, kernel_size=args.kernel_size, dtype=args.dtype, remat=args.remat)
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    variables = init_variables(model, 0)
+    image, label = images_and_labels(args.size, batch)
+    if kind == "forward":
+        forward = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False))
+        variables, image = jax.device_put((variables, image))
+        return lambda: jax.block_until_ready(forward(variables, image))
+    state = [init_state(variables, optimizer, config)]
+    data = jax.device_put({"image": image, "label": label})
+    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0)
+
+    def train() -> None:
+        state[0], metrics = step(state[0], data)
+        jax.block_until_ready((state[0], metrics))
+
+    return train
+
+
+def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -> Callable[[], Any]:
+    """The same in PyTorch: frozen batch norm with learnt scale and bias, SGD with momentum and decay."""
+    import torch
+
+    from bench.twin import Twin
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model: Any = Twin(_CLASSES, _STAGES[args.backbone], 64, args.kernel_size).eval()
+    model = model.to(device, memory_format=layout)
+    image, label = images_and_labels(args.size, batch)
+    pixels = torch.from_numpy(image).to(device)
+    truth = torch.from_numpy(label).long().to(device)
+    optimizer = torch.optim.SGD(model.parameters(), 2.6e-5, momentum=0.99, weight_decay=5e-4)
+    lower = torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bfloat16")
+
+    def scores() -> Any:
+        normal = ((pixels.permute(0, 3, 1, 2).float() - 116.0) / 57.0).contiguous(memory_format=layout)
+        with lower:
+            return model(normal)
+
+    def forward() -> None:
+        with torch.no_grad():
+            scores()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def train() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(scores().float(), truth, ignore_index=255).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return forward if kind == "forward" else train
+
+
+def _serve(connection: Connection, make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+    """In a contestant's process: first calls, then one timed call whenever asked."""
+    start = time.perf_counter()
+    call = make(*arguments)
+    call()
+    first = time.perf_counter() - start
+    call()
+    connection.send(first)
+    while connection.recv():
+        start = time.perf_counter()
+        call()
+        connection.send(time.perf_counter() - start)
+
+
+class Contestant:
+    """A process that makes a call when it is asked; its call returns seconds."""
+
+    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any):
+        self._connection, other = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(other, make, arguments), daemon=True)
+        self._process.start()
+        self.first_seconds: float = self._connection.recv()
+
+    def __call__(self) -> float:
+        self._connection.send(True)
+        return self._connection.recv()
+
+    def peak_gigabytes(self) -> float:
+        """The most memory that the process has held so far (Linux)."""
+        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1e6
+
+    def close(self) -> None:
+        self._connection.send(False)
+        self._process.join()
+
+
+def main(kind: str, description: str | None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet152", choices=list(_STAGES))
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--kernel_size", type=int, default=15)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contestants share a GPU's memory
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cases, contestants = {}, []
+    for batch in args.batches:
+        case = {
+            "ours": Contestant(ours, kind, args, batch),
+            "PyTorch": Contestant(twin, kind, args, batch, False),
+            "PyTorch, channels_last": Contestant(twin, kind, args, batch, True),
+        }
+        name = f"{args.dtype}, batch {batch}"
+        contestants += [(name, contestant, process) for contestant, process in case.items()]
+        cases[name] = case
+
+    def details() -> dict[str, Any]:
+        told = {}
+        for name, contestant, process in contestants:
+            facts = {"first_call_s": process.first_seconds, "peak_gb": process.peak_gigabytes()}
+            print(f"{name:<28}{contestant:<24}first call {facts['first_call_s']:.1f} s, peak {facts['peak_gb']:.2f} GB")
+            told[f"{name}, {contestant}"] = facts
+        return {"details": told}
+
+    rounds = dict.fromkeys(cases, args.rounds)
+    compare(kind, cases, rounds=rounds, versions=("jax", "flax", "torch", "numpy"), details=details)
+    for _, _, process in contestants:
+        process.close()
