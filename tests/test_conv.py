@@ -1,14 +1,11 @@
 """Each formulation of `models/conv.py` against XLA's plain one and PyTorch's: values and gradients."""
 
-import functools
-
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcn_jax.models.conv import conv2d, conv_transpose2d, materialize, max_pool
+from gcn_jax.models.conv import conv2d, conv_transpose2d, max_pool
 
 
 def normal(*shape, seed=0):
@@ -30,46 +27,6 @@ def dilated(x, kernel):
     numbers = ("NHWC", "HWIO", "NHWC")
     pad = ((2, 2), (2, 2))
     return jax.lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), pad, (2, 2), dimension_numbers=numbers)
-
-
-def plain(x, kernel, stride):
-    """XLA's convolution, and what it makes of its gradients."""
-    numbers, (kh, kw) = ("NHWC", "HWIO", "NHWC"), kernel.shape[:2]
-    pad = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("channels", [(3, 8), (8, 3), (5, 5)])
-@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (7, 7), (15, 1), (1, 9)])
-def test_gradients_are_xlas(kernel_size, channels, stride):
-    for size in ((8, 8), (7, 10), (1, 3)):
-        args = normal(2, *size, channels[0]), normal(*kernel_size, *channels, seed=1)
-        assert_same(functools.partial(conv2d, stride=stride), functools.partial(plain, stride=stride), *args)
-
-
-def test_gradients_in_bfloat16_are_summed_in_float32():
-    """Of a thousand pixels: a sum kept in bfloat16 would be off by some percent."""
-    x, kernel = (normal(*shape, seed=i) for i, shape in enumerate([(1, 32, 32, 4), (3, 3, 4, 4)]))
-    x, kernel = x.astype(jnp.bfloat16) + 1, jnp.asarray(kernel, jnp.bfloat16)
-    expected = jax.grad(lambda k: plain(x.astype(jnp.float32), k, 1).sum())(kernel.astype(jnp.float32))
-    gradient = jax.jit(jax.grad(lambda k: conv2d(x, k).astype(jnp.float32).sum()))(kernel)
-    assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_allclose(gradient.astype(jnp.float32), expected, rtol=0.01)
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
-def test_pooling_is_xlas(size):
-    def window(x):
-        return flax.linen.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-    assert_same(max_pool, window, normal(2, *size, 3))
-
-
-def test_materialize_changes_nothing():
-    x = np.append(normal(1, 8, 8, 3).reshape(-1), [0, -0.0, 1e-30, -3e38]).astype(np.float32)[None, None, None]
-    assert_same(materialize, lambda x: x, x)
-    np.testing.assert_array_equal(jax.jit(materialize)(x).view(np.uint32), x.view(np.uint32), "to the bit")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8)])

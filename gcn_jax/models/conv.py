@@ -6,7 +6,6 @@ a stride-2 convolution on the bottom and right alone, which shifts features by a
 published set of ResNet weights.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -29,66 +28,9 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     Returns:
       [B, ceil(H / stride), ceil(W / stride), D], in x's dtype.
     """
-    if kernel.shape[:2] == (1, 1):
-        return jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
-    return _conv2d(x, kernel, stride)
-
-
-def _plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     kh, kw = kernel.shape[:2]
     padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv2d(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return _plain(x, kernel, stride)
-
-
-def _conv2d_forward(x: jax.Array, kernel: jax.Array, stride: int):
-    return _plain(x, kernel, stride), (x, kernel)
-
-
-def _conv2d_backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def as_matmuls(x, kernel, dy):
-        return _input_gradient(x, kernel, dy, stride), _kernel_gradient(x, kernel, dy, stride)
-
-    def as_xla(x, kernel, dy):
-        return jax.vjp(functools.partial(_plain, stride=stride), x, kernel)[1](dy)
-
-    return jax.lax.platform_dependent(*saved, dy, cpu=as_matmuls, default=as_xla)
-
-
-_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
-
-
-def _input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
-    """Of stride 1 a plain convolution with the flipped kernel."""
-    if stride == 1:
-        return _plain(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1)
-    return jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](dy)[0]
-
-
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
-    """A matrix product for each tap, of the output's gradient and the input that the tap saw.
-
-    The factor that all taps share comes first: it is the one that XLA transposes, once.
-    """
-    kh, kw, c, d = kernel.shape
-    if stride == 1 and c > d:  # shift the one with fewer channels
-        taps = _shifts(dy, kh, kw, 1, dy.shape[1:3])[::-1]
-        taps = [jnp.einsum("bhwc,bhwd->cd", x, tap, preferred_element_type=jnp.float32) for tap in taps]
-        return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
-    taps = _shifts(x, kh, kw, stride, dy.shape[1:3])
-    taps = [jnp.einsum("bhwd,bhwc->dc", dy, tap, preferred_element_type=jnp.float32) for tap in taps]
-    return jnp.stack(taps).reshape(kh, kw, d, c).swapaxes(2, 3).astype(kernel.dtype)
-
-
-def _shifts(x: jax.Array, kh: int, kw: int, stride: int, size: tuple[int, ...]) -> list[jax.Array]:
-    """What each tap of a kernel sees: kh kw arrays [B, *size, C]."""
-    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    rows, columns = (stride * (length - 1) + 1 for length in size)
-    return [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(kh) for j in range(kw)]
 
 
 def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -119,37 +61,9 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, d)
 
 
-def materialize(x: jax.Array) -> jax.Array:
-    """The identity, which on a CPU makes XLA compute x, and its gradient, once: [B, H, W, C] -> the same.
-
-    Else XLA (jax 0.10) takes additions and ReLUs for so cheap that it computes them anew for each of their uses: every
-    residual block starts over from the first of its stage. A division it computes once, and it cannot know that
-    this one is by 1, since 0 times a number is not 0 if that is not finite.
-    """
-
-    def divided(x):
-        return x / (1 + 0 * jax.lax.stop_gradient(x))
-
-    return jax.lax.platform_dependent(x, cpu=divided, default=lambda x: x)
-
-
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum of stride 2, padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C]."""
-
-    def as_window(x):
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-    def as_maxima(x):
-        for axis in (1, 2):
-            length = -(-x.shape[axis] // 2)
-            padding = [(0, 0)] * 4
-            padding[axis] = (1, 2 * length - x.shape[axis])
-            padded = jnp.pad(x, padding, constant_values=-jnp.inf)
-            first, second, third = (jax.lax.slice_in_dim(padded, i, i + 2 * length - 1, 2, axis) for i in range(3))
-            x = jnp.maximum(jnp.maximum(first, second), third)
-        return x
-
-    return jax.lax.platform_dependent(x, cpu=as_maxima, default=as_window)
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def bilinear_kernel(channels: int) -> np.ndarray:
@@ -173,20 +87,14 @@ class Conv(nn.Module):
     gain: float = 2.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, scale: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]: convolved, times scale, plus shift.
-
-        The scale, [features], is multiplied into the kernel: its gradient is then a sum over the kernel, not over all
-        pixels of two large maps.
-        """
+    def __call__(self, x: jax.Array) -> jax.Array:
         kernel_init = nn.initializers.variance_scaling(self.gain, "fan_in", "normal")
         kernel = self.param("kernel", kernel_init, (*self.kernel_size, x.shape[-1], self.features))
-        if scale is not None:
-            kernel *= scale[None, None, None]
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
         if self.use_bias:
-            shift = self.param("bias", nn.initializers.zeros, (self.features,))
-        return y if shift is None else y + shift.astype(self.dtype)[None, None, None]
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y += bias.astype(self.dtype)[None, None, None]
+        return y
 
 
 class ConvTranspose(nn.Module):
