@@ -12,8 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gcn_jax.errors import UserError
 from gcn_jax.models.resnet import STRIDE
+from gcn_jax.steps import PyTree
 
-PyTree = Any
 T = TypeVar("T")
 
 

@@ -19,9 +19,10 @@ import scipy.special
 from gcn_jax import config as config_lib
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.errors import UserError
-from gcn_jax.evaluate import Evaluator, as_json, table
+from gcn_jax.evaluate import Evaluation, Evaluator, LabelledImage, as_json, examples, table
 from gcn_jax.inference import WINDOW, Inference
 from gcn_jax.mesh import make_mesh, replicated
+from gcn_jax.metrics import Counts
 from gcn_jax.models import init_variables
 from tests.test_models import randomize
 
@@ -265,6 +266,22 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     assert result["confusion_matrix"] == expected.tolist()
     assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
     assert f"{100 * result['miou']:.2f}" in table(result)
+
+
+def test_examples_are_the_best_the_median_and_the_worst():
+    source, mious = ShapesSource("val"), np.append(np.random.default_rng(0).permutation(20) / 20, np.nan)
+    evaluation = Evaluation(Counts.empty(6))
+    for i, miou in enumerate(mious):
+        packed = zlib.compress(np.full(source[i]["label"].shape, i % 6, np.uint8).tobytes())
+        evaluation.images[i] = LabelledImage(source.image_ids[i], miou, packed)
+    shown = examples(evaluation, source)
+    assert [e.rank for e in shown] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
+    np.testing.assert_allclose([20 * e.miou for e in shown], [19, 18, 17, 11, 10, 9, 2, 1, 0])
+    for e in shown:
+        i = source.image_ids.index(e.image_id)
+        assert mious[i] == e.miou
+        np.testing.assert_array_equal(e.image, source[i]["image"])
+        assert (e.prediction == i % 6).all()
 
 
 def test_a_told_evaluation_stops(config):
