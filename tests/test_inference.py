@@ -107,6 +107,8 @@ def test_the_papers_four_crops(config):
     _, _, lefts = inference._grid(128, 256)
     assert lefts.tolist() == [0, 43, 85, 128]
     expected, found = whole(net, variables, image, config), inference.probabilities(variables, image)
+    config.eval.batch_size = 3  # the second batch of crops is filled up with what must not count
+    np.testing.assert_allclose(Inference(net, config).probabilities(variables, image), found, atol=1e-6)
     seams = np.array([x for left in lefts for x in (left, left + 128) if 0 < x < 256])
     far = (np.abs(np.arange(256)[:, None] + 0.5 - seams) > REACH).all(axis=1)
     assert 150 < far.sum() < 256
