@@ -34,6 +34,7 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Callable[[], Any]:
     import jax
 
     from gcn_jax import config as config_lib
+    from gcn_jax.compilation import options
     from gcn_jax.models import init_variables
     from gcn_jax.optim import make_optimizer
     from gcn_jax.steps import init_state, make_train_step, normalize
@@ -46,12 +47,12 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Callable[[], Any]:
     variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
     if kind == "forward":
-        forward = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False))
+        forward = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=options())
         variables, image = jax.device_put((variables, image))
         return lambda: jax.block_until_ready(forward(variables, image))
     state = [init_state(variables, optimizer, config)]
     data = jax.device_put({"image": image, "label": label})
-    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0)
+    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=options())
 
     def train() -> None:
         state[0], metrics = step(state[0], data)

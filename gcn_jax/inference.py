@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
+from gcn_jax.compilation import options
 from gcn_jax.data.sources import spec_from
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.data.transforms import pad
@@ -66,8 +67,8 @@ class Inference:
                 f"config.eval.window={config.eval.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._labels = jax.jit(self._label_views)
-        self._probabilities = jax.jit(self._average_views)
+        self._labels = jax.jit(self._label_views, compiler_options=options())
+        self._probabilities = jax.jit(self._average_views, compiler_options=options())
         self._add = jax.jit(self._add_windows, donate_argnums=1)
         self._take = jax.jit(self._take_rows, static_argnums=2, donate_argnums=0)
 

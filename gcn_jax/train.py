@@ -11,6 +11,7 @@ import numpy as np
 from clu import parameter_overview
 
 from gcn_jax import checkpoints as checkpoints_lib
+from gcn_jax import compilation
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints
 from gcn_jax.data.pipeline import TrainBatches
@@ -55,7 +56,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     variables = start_weights(config) if config.init_from and not is_resumed else init_variables(model, config.seed)
     state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
     say(f"{parameter_overview.count_parameters(state.params):,} parameters")
-    train_step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0)
+    train_step = jax.jit(
+        make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=compilation.options()
+    )
     evaluator = Evaluator(eval_source, mesh, config)
     shard = (jax.process_index(), jax.process_count())
     batches, rate = TrainBatches(train_source, config, shard), learning_rate(config)

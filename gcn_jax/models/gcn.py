@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gcn_jax.models.conv import Conv, ConvTranspose, Dtype
+from gcn_jax.models.conv import Conv, ConvTranspose, Dtype, refine
 from gcn_jax.models.resnet import STAGES, STRIDE, ResNet
 
 
@@ -44,9 +44,10 @@ class BoundaryRefine(nn.Module):
     def __call__(self, scores: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]."""
         features = scores.shape[-1]
-        residual = nn.relu(Conv(features, (3, 3), use_bias=True, dtype=self.dtype, name="conv1")(scores))
-        residual = Conv(features, (3, 3), use_bias=True, dtype=self.dtype, gain=0.0, name="conv2")(residual)
-        return scores + residual
+        conv1 = Conv(features, (3, 3), use_bias=True, name="conv1")
+        conv2 = Conv(features, (3, 3), use_bias=True, gain=0.0, name="conv2")
+        weights = jax.tree.map(lambda w: w.astype(self.dtype), (*conv1.weights(features), *conv2.weights(features)))
+        return refine(scores.astype(self.dtype), *weights)
 
 
 class GCN(nn.Module):

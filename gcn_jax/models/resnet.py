@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gcn_jax.models.conv import Conv, Dtype, max_pool
+from gcn_jax.models.conv import Conv, Dtype, materialize, max_pool
 
 # Blocks in res-2, res-3, res-4, res-5. The paper uses ResNet-152; 14 and 26 are for small data and tests.
 STAGE_SIZES = {
@@ -32,27 +32,38 @@ class Norm(nn.Module):
     """
 
     mode: str = "frozen"
-    dtype: Dtype = jnp.float32
     initial_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, C]; statistics in float32."""
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.constant(self.initial_scale), channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+    def __call__(self, features: int, x: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The scale and the shift that normalise, float32 [features].
+
+        Args:
+          features: channels.
+          x: [B, H, W, features], to take the statistics of, which the running ones then follow; None: take those.
+        """
+        scale = self.param("scale", nn.initializers.constant(self.initial_scale), (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         mean, var = running_mean.value, running_var.value
-        if train and self.mode == "train":
+        if x is not None:
             mean = jnp.mean(x, axis=(0, 1, 2), dtype=jnp.float32)
             var = jnp.mean(jnp.square(x.astype(jnp.float32) - mean[None, None, None]), axis=(0, 1, 2))
             if not self.is_initializing():
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * var
         scale = scale * jax.lax.rsqrt(var + 1e-5)
-        shift = bias - mean * scale
-        return x * scale.astype(self.dtype)[None, None, None] + shift.astype(self.dtype)[None, None, None]
+        return scale, bias - mean * scale
+
+
+def normalized(conv: Conv, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
+    """Convolves and normalises: fixed statistics are folded into the convolution."""
+    if not (train and norm.mode == "train"):
+        return conv(x, *norm(conv.features, None))
+    y = conv(x)
+    scale, shift = norm(conv.features, y)
+    return y * scale.astype(y.dtype)[None, None, None] + shift.astype(y.dtype)[None, None, None]
 
 
 class Bottleneck(nn.Module):
@@ -71,8 +82,8 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv_norm(x, i, features, kernel_size, stride=1, initial_scale=1.0):
-            x = Conv(features, (kernel_size, kernel_size), stride, dtype=self.dtype, name=f"conv{i}")(x)
-            return Norm(self.norm, self.dtype, initial_scale, name=f"norm{i}")(x, train)
+            conv = Conv(features, (kernel_size, kernel_size), stride, dtype=self.dtype, name=f"conv{i}")
+            return normalized(conv, Norm(self.norm, initial_scale, name=f"norm{i}"), x, train)
 
         first, second = (self.stride, 1) if self.strides_in == "v1" else (1, self.stride)
         y = nn.relu(conv_norm(x, 1, self.width, 1, first))
@@ -80,7 +91,7 @@ class Bottleneck(nn.Module):
         y = conv_norm(y, 3, 4 * self.width, 1, initial_scale=0.0)
         if self.project:
             x = conv_norm(x, "_proj", 4 * self.width, 1, self.stride)
-        return nn.relu(x + y)
+        return materialize(nn.relu(x + y))
 
 
 class ResNet(nn.Module):
@@ -106,8 +117,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Images [B, H, W, 3] -> "res2": [B, ceil(H/4), ceil(W/4), 4 width], ..., "res5": [B, ceil(H/32), ...]."""
-        x = Conv(self.width, (7, 7), 2, dtype=self.dtype, name="conv1")(images)
-        x = max_pool(nn.relu(Norm(self.norm, self.dtype, name="norm1")(x, train)))
+        conv = Conv(self.width, (7, 7), 2, dtype=self.dtype, name="conv1")
+        x = max_pool(nn.relu(normalized(conv, Norm(self.norm, name="norm1"), images, train)))
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         features = {}
         for i, (stage, size) in enumerate(zip(STAGES, self.stage_sizes, strict=True)):
