@@ -58,7 +58,7 @@ def _long_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     products = jnp.einsum("bhwc,cn->bhwn", x, _taps_as_channels(kernel), preferred_element_type=jnp.float32)
     kh, kw, _, d = kernel.shape
-    taps = [_shift(products[..., i * d : (i + 1) * d], kh, kw, i) for i in range(kh * kw)]
+    taps = [tap[..., i * d : (i + 1) * d] for i, tap in enumerate(_shifts(products, kh, kw))]
     return functools.reduce(jnp.add, taps).astype(x.dtype)
 
 
@@ -67,11 +67,11 @@ def _taps_as_channels(kernel: jax.Array) -> jax.Array:
     return jnp.moveaxis(kernel, 2, 0).reshape(kernel.shape[2], -1)
 
 
-def _shift(x: jax.Array, kh: int, kw: int, tap: int) -> jax.Array:
-    """What one tap of a kernel, counted row by row, sees of x: x moved, zeros beyond; [B, H, W, C] -> the same."""
-    (_, height, width, _), (i, j) = x.shape, divmod(tap, kw)
+def _shifts(x: jax.Array, kh: int, kw: int) -> list[jax.Array]:
+    """What each tap of a kernel sees of x, row by row: x moved, zeros beyond; kh kw arrays [B, H, W, C]."""
+    height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    return padded[:, i : i + height, j : j + width]
+    return [padded[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
 
 
 def _long_conv_forward(x: jax.Array, kernel: jax.Array):
@@ -81,7 +81,7 @@ def _long_conv_forward(x: jax.Array, kernel: jax.Array):
 def _long_conv_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     kh, kw, c, d = kernel.shape
-    shifted = jnp.concatenate([_shift(dy, kh, kw, i) for i in reversed(range(kh * kw))], axis=-1)
+    shifted = jnp.concatenate(_shifts(dy, kh, kw)[::-1], axis=-1)
     dx = jnp.einsum("bhwn,cn->bhwc", shifted, _taps_as_channels(kernel))
     sums = jnp.einsum("bhwc,bhwn->cn", x, shifted, preferred_element_type=jnp.float32)
     return dx, jnp.moveaxis(sums.reshape(c, kh, kw, d), 0, 2).astype(kernel.dtype)
