@@ -42,6 +42,8 @@ def test_a_mesh_computes_what_one_device_does(config, norm, batch_size, meshes):
     config.batch_size, config.model.norm, config.data.size = batch_size, norm, 128
     expected, gradient, batch_stats = one_step(config, 1, 1)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    norm_of_leaves = np.linalg.norm(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)]))
+    np.testing.assert_allclose(expected["grad_norm"], norm_of_leaves, rtol=1e-4)
     for data, space in meshes:
         metrics, sharded, stats = one_step(config, data, space)
         np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
@@ -52,9 +54,10 @@ def test_a_mesh_computes_what_one_device_does(config, norm, batch_size, meshes):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_one_image_over_eight_devices(config):
+@pytest.mark.parametrize("kernel_size", [3, 15])
+def test_one_image_over_eight_devices(config, kernel_size):
     """A row of res-5 on each device; the largest kernel reaches over all of them."""
-    config.batch_size, config.data.size, config.model.kernel_size = 1, 256, 15
+    config.batch_size, config.data.size, config.model.kernel_size = 1, 256, kernel_size
     expected, gradient, _ = one_step(config, 1, 1)
     metrics, sharded, _ = one_step(config, 1, 8)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)

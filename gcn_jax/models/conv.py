@@ -67,11 +67,11 @@ def _taps_as_channels(kernel: jax.Array) -> jax.Array:
     return jnp.moveaxis(kernel, 2, 0).reshape(kernel.shape[2], -1)
 
 
-def _shifts(x: jax.Array, kh: int, kw: int) -> list[jax.Array]:
-    """What each tap of a kernel sees of x, row by row: x moved, zeros beyond; kh kw arrays [B, H, W, C]."""
-    height, width = x.shape[1:3]
+def _shifts(x: jax.Array, kh: int, kw: int, stride: int = 1) -> list[jax.Array]:
+    """What each tap of a kernel sees of x, row by row, zeros beyond: kh kw arrays [B, ceil(H / s), ceil(W / s), C]."""
+    rows, columns = (stride * ((length - 1) // stride) + 1 for length in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    return [padded[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
+    return [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(kh) for j in range(kw)]
 
 
 def _long_conv_forward(x: jax.Array, kernel: jax.Array):
@@ -141,10 +141,9 @@ def _sum_by_tap(x: jax.Array, dy: jax.Array, kh: int, kw: int, stride: int) -> j
 
     The factor that all taps share comes first: it is the one that XLA transposes, once.
     """
-    padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    rows, columns = (stride * (length - 1) + 1 for length in dy.shape[1:3])
-    taps = [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(kh) for j in range(kw)]
-    sums = [jnp.einsum("bhwd,bhwc->dc", dy, tap, preferred_element_type=jnp.float32) for tap in taps]
+    sums = [
+        jnp.einsum("bhwd,bhwc->dc", dy, tap, preferred_element_type=jnp.float32) for tap in _shifts(x, kh, kw, stride)
+    ]
     return jnp.stack(sums).reshape(kh, kw, dy.shape[-1], x.shape[-1]).swapaxes(2, 3)
 
 
