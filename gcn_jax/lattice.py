@@ -1,0 +1,266 @@
+"""Gaussian filtering in several dimensions on a permutohedral lattice (Adams, Baek and Davis, Eurographics 2010).
+
+A pixel's features put it into a simplex of a lattice. Its value is spread over the simplex's d + 1 vertices (splat),
+each lattice point is mixed with its neighbours along d + 1 axes (blur), and the pixel reads its vertices back (slice):
+time linear in pixels where a Gaussian between all pairs of pixels would be quadratic.
+
+The conventions are those of Krähenbühl and Koltun's code (2011), so that numbers agree with it: the scale of the
+lattice, the order of the axes, the weights 1/2, 1, 1/2 of the blur, no mass to lattice points that no pixel touches,
+and the factor 1 / (1 + 2^-d). What differs is how lattice points are found: by sorting instead of a hash table, with
+shapes that depend on the number of pixels alone.
+"""
+
+import functools
+import math
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+class Points(NamedTuple):
+    """The vertices of all pixels, by lattice point. E = (d + 1) N entries; N pixels, of d features.
+
+    Attributes:
+      pixel: int32 [d + 1, N], of each entry. Row r holds the vertices of remainder r (their coordinates modulo d + 1),
+        in the order of their keys.
+      point: int32 [d + 1, N], the lattice point of each entry: 0, 1, 2, ... from row to row.
+      key: uint32 [2, d + 1, N], what identifies a lattice point of a row: high and low half.
+      stride: uint32 [2, d], of each coordinate in a key, high and low half.
+      weight: float32 [d + 1, N], the part that each pixel gives to its vertex of remainder r: 0 for pixels that do not
+        count.
+      size: int32, the number of lattice points.
+      fits: bool, whether keys and pixels fit into 64 bits; nothing else is right if they do not.
+    """
+
+    pixel: jax.Array
+    point: jax.Array
+    key: jax.Array
+    stride: jax.Array
+    weight: jax.Array
+    size: jax.Array
+    fits: jax.Array
+
+
+class Lattice(NamedTuple):
+    """What a filter needs, built once an image. M = capacity; point M stands for "none" and is always 0.
+
+    Attributes:
+      vertex: int32 [d + 1, N], the lattice points of each pixel.
+      weight: float32 [d + 1, N], barycentric coordinates of each pixel; 0 for pixels that do not count.
+      neighbors: int32 [d + 1, 2, M + 1], of each point along each axis.
+      block_pixel: int32 [K, B], the pixels that touch a lattice point, in as many blocks of B as it takes.
+      block_weight: float32 [K, B], what they give to it; 0 where a block is not full.
+      block_point: int32 [K], whose block it is; ascending.
+    """
+
+    vertex: jax.Array
+    weight: jax.Array
+    neighbors: jax.Array
+    block_pixel: jax.Array
+    block_weight: jax.Array
+    block_point: jax.Array
+
+
+def locate(features: jax.Array, is_valid: jax.Array) -> Points:
+    """Finds the simplex of each pixel and sorts all their vertices by lattice point.
+
+    Args:
+      features: float32 [d, N], each divided by its standard deviation.
+      is_valid: bool [N], the pixels that count; the others touch no lattice point.
+    """
+    base, rank, weight = _simplex(features)
+    (dims, count), bits = features.shape, max(1, features.shape[1].bit_length())
+    with jax.enable_x64(True):  # a key and its pixel are sorted as one integer: several times faster than as a pair
+        # A vertex of remainder r has the coordinates (d + 1) q + r, and q is `base` or one less. All of q but the last
+        # number, which the others imply, are the digits of its key, with room for a neighbour's on either side.
+        low = jnp.where(is_valid[None], base[:dims], np.iinfo(np.int32).max // 2).min(1, keepdims=True)
+        high = jnp.where(is_valid[None], base[:dims], np.iinfo(np.int32).min // 2).max(1, keepdims=True)
+        extent = (jnp.maximum(high - low, 0) + 4)[:, 0]
+        fits = jnp.log2(extent.astype(jnp.float64)).sum() < 64 - bits
+        extent = extent.astype(jnp.uint64)
+        stride = jnp.cumprod(jnp.append(extent[1:], jnp.uint64(1))[::-1])[::-1]
+        digits = jnp.where(is_valid[None], base[:dims] - low + 2, 0).astype(jnp.uint64)
+        pixel = jnp.arange(count, dtype=jnp.uint64)
+        last = jnp.uint64((1 << bits) - 1)  # no pixel has that number
+        ordered = []
+        for remainder in range(dims + 1):
+            steps = (rank[:dims] > dims - remainder).astype(jnp.uint64)
+            key = ((digits - steps) * stride[:, None]).sum(0)
+            ordered.append(lax.sort(jnp.where(is_valid, key << bits | pixel, ~last | pixel), is_stable=False))
+        entries = jnp.stack(ordered)
+        keys, pixel = entries >> bits, (entries & last).astype(jnp.int32)
+        counts = jnp.arange(count)[None] < is_valid.sum()  # those that do not are last in each row
+        is_first = jnp.concatenate([jnp.ones((dims + 1, 1), bool), keys[:, 1:] != keys[:, :-1]], axis=1) & counts
+        point = jnp.cumsum(is_first.astype(jnp.int32), dtype=jnp.int32).reshape(is_first.shape) - 1
+        size = point[-1, -1] + 1
+        point = jnp.where(counts, point, (dims + 1) * count)
+        return Points(pixel, point, _halves(keys), _halves(stride), jnp.where(is_valid[None], weight, 0), size, fits)
+
+
+def _halves(values: jax.Array) -> jax.Array:
+    return jnp.stack([values >> 32, values & jnp.uint64(0xFFFFFFFF)]).astype(jnp.uint32)
+
+
+def _whole(halves: jax.Array) -> jax.Array:
+    return halves[0].astype(jnp.uint64) << 32 | halves[1].astype(jnp.uint64)
+
+
+def _simplex(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The simplex around each pixel's features, float32 [d, N].
+
+    Returns:
+      base: int32 [d + 1, N], the coordinates of its vertex of remainder 0, divided by d + 1.
+      rank: int32 [d + 1, N], of each coordinate's distance from there, the greatest first.
+      weight: float32 [d + 1, N], the barycentric coordinates by remainder.
+    """
+    dims = len(features)
+    axis = np.arange(1, dims + 1, dtype=np.float32)
+    # The standard deviation of splat, blur and slice together is 1 (page 6 of the paper).
+    scale = (math.sqrt(2 / 3) * (dims + 1) / np.sqrt(axis * (axis + 1))).astype(np.float32)
+    scaled = features * scale[:, None]
+    elevated, total = [], jnp.zeros_like(scaled[0])
+    for j in range(dims, 0, -1):  # onto the hyperplane of coordinates that sum to 0 (page 5)
+        elevated.append(total - j * scaled[j - 1])
+        total = total + scaled[j - 1]
+    coordinates = jnp.stack([total, *elevated[::-1]])
+    nearest = jnp.rint(coordinates / (dims + 1))
+    rest = coordinates - (dims + 1) * nearest
+    base = nearest.astype(jnp.int32)
+    index = np.arange(dims + 1)
+    comes_first = (index[None, :] < index[:, None])[..., None]  # of two equal ones
+    is_ahead = (rest[None] > rest[:, None]) | ((rest[None] == rest[:, None]) & comes_first)
+    rank = is_ahead.sum(1, dtype=jnp.int32) + base.sum(
+        0, keepdims=True
+    )  # the sum is how far the rounding left the hyperplane
+    back = (rank < 0).astype(jnp.int32) - (rank > dims).astype(jnp.int32)
+    rank, base = rank + (dims + 1) * back, base + back
+    rest = rest / (dims + 1) - back
+    ascending = jnp.where(rank[None] == dims - index[:, None, None], rest[None], 0).sum(1)
+    weight = ascending - jnp.roll(ascending, 1, axis=0) + (index == 0)[:, None]
+    return base, rank, weight
+
+
+def connect(points: Points, capacity: int) -> Lattice:
+    """Lattice points with their neighbours and pixels.
+
+    Args:
+      points: of `locate`.
+      capacity: at least ``points.size``; the time and memory of a filter grow with it. (d + 1) N is always enough. If
+        it is too small, or ``points.fits`` is false, all weights are NaN, and so is all that is filtered.
+    """
+    rows, count = points.pixel.shape
+    none, nowhere = capacity, rows * count
+    entry = jnp.arange(nowhere, dtype=jnp.int32)
+    pixel, point = points.pixel.reshape(-1), points.point.reshape(-1)
+    is_right = points.fits & (points.size <= capacity)
+    weight = jnp.where(is_right, points.weight, jnp.nan)
+
+    row = jnp.arange(rows)[:, None]
+    vertex = jnp.full((rows, count), none, jnp.int32)
+    vertex = vertex.at[row, points.pixel].set(jnp.minimum(points.point, none), unique_indices=True)
+    # The first entry of each point; the entries of valid pixels end where those of no point would start.
+    is_first = jnp.concatenate([jnp.ones((rows, 1), bool), points.point[:, 1:] != points.point[:, :-1]], axis=1)
+    is_point = is_first.reshape(-1) & (point < nowhere)
+    start = jnp.full(capacity, nowhere, jnp.int32)
+    start = start.at[jnp.where(is_point, point, nowhere)].set(entry, mode="drop", unique_indices=True)
+    sizes = jnp.zeros(capacity, jnp.int32).at[point].add(1, mode="drop", indices_are_sorted=True)
+
+    side = 8 if 8 * capacity <= nowhere else 4  # many pixels at a time, but few places that stay empty
+    blocks = (sizes + side - 1) // side
+    block_start = jnp.cumsum(blocks, dtype=jnp.int32) - blocks
+    length = nowhere // side + capacity
+    at = jnp.minimum(point, capacity - 1)
+    slot = jnp.where(point < capacity, block_start[at] * side + entry - start[at], length * side)
+
+    def in_blocks(values: jax.Array) -> jax.Array:
+        empty = jnp.zeros(length * side, values.dtype)
+        return empty.at[slot].set(values.reshape(-1), mode="drop", unique_indices=True).reshape(length, side)
+
+    block_pixel, block_weight = map(in_blocks, (pixel, jnp.take_along_axis(weight, points.pixel, axis=1)))
+    block_point = jnp.full(length, none, jnp.int32).at[slot // side].set(point, mode="drop")
+    return Lattice(vertex, weight, _neighbors(points, start), block_pixel, block_weight, block_point)
+
+
+def _neighbors(points: Points, start: jax.Array) -> jax.Array:
+    """Int32 [d + 1, 2, M + 1] from the first entry of each point, int32 [M]."""
+    (rows, count), capacity = points.pixel.shape, len(start)
+    entry = jnp.minimum(start, rows * count - 1)
+    remainder = entry // count
+    row_size = jnp.zeros(rows, jnp.int32).at[remainder].add((start < rows * count).astype(jnp.int32))
+    row_end = jnp.cumsum(row_size, dtype=jnp.int32)
+    with jax.enable_x64(True):
+        key, stride = _whole(points.key).reshape(-1)[entry], _whole(points.stride)
+        # One step along an axis: each coordinate less 1, that of the axis more d. From remainder 0 that is remainder d
+        # of q - 1, else one remainder less and the same q; q of the axis is one more.
+        base = jnp.where(remainder > 0, key, key - stride.sum())
+        wanted = base[None] + jnp.append(stride, jnp.uint64(0))[:, None]
+        target = jnp.where(remainder > 0, remainder - 1, rows - 1)
+        end = jnp.broadcast_to(row_end[target], wanted.shape)
+
+        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            low, high = bounds
+            middle = (low + high) // 2
+            is_below = key.at[middle].get(mode="clip") < wanted
+            is_open = low < high
+            return jnp.where(is_open & is_below, middle + 1, low), jnp.where(is_open & ~is_below, middle, high)
+
+        first = jnp.broadcast_to((row_end - row_size)[target], wanted.shape)
+        low, _ = lax.fori_loop(0, min(count, capacity).bit_length(), halve, (first, end))
+        is_found = (low < end) & (key.at[low].get(mode="clip") == wanted) & (start < rows * count)[None]
+    step = jnp.where(is_found, low, capacity).astype(jnp.int32)
+    axis, point = jnp.arange(rows)[:, None], jnp.arange(capacity, dtype=jnp.int32)
+    reverse = jnp.full((rows, capacity + 1), capacity, jnp.int32)
+    own = jnp.broadcast_to(point, step.shape)
+    reverse = reverse.at[axis, jnp.where(is_found, low, capacity + 1)].set(own, mode="drop", unique_indices=True)
+    step = jnp.concatenate([step, jnp.full((rows, 1), capacity, jnp.int32)], axis=1)
+    return jnp.stack([step, reverse], axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def apply(lattice: Lattice, values: jax.Array, reverse: bool = False) -> jax.Array:
+    """Filters float32 [N, C] with a Gaussian of standard deviation 1 between features, not normalised.
+
+    Differentiable with respect to the values, not the lattice.
+
+    Args:
+      lattice: of `connect`.
+      values: of each pixel.
+      reverse: along the axes from last to first, which is the transpose; only where lattice points lack neighbours does
+        it differ.
+    """
+    rows, none = len(lattice.weight), lattice.neighbors.shape[-1] - 1
+    sums = _weighted_rows(values, lattice.block_pixel.T, lattice.block_weight.T)
+    at_points = jnp.zeros((none + 1, values.shape[1]), values.dtype)
+    at_points = at_points.at[lattice.block_point].add(sums, mode="promise_in_bounds", indices_are_sorted=True)
+
+    def blur(i: jax.Array, at_points: jax.Array) -> jax.Array:
+        axis = rows - 1 - i if reverse else i
+        one, other = lattice.neighbors[axis]
+        return at_points + 0.5 * (_rows(at_points, one) + _rows(at_points, other))
+
+    at_points = lax.fori_loop(0, rows, blur, at_points)
+    return _weighted_rows(at_points, lattice.vertex, lattice.weight / (1 + 2.0 ** (1 - rows)))
+
+
+def _weighted_rows(values: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+    """[M, C] -> [N, C]: sums of K rows, by int32 and float32 [K, N]; as K gathers that become one loop."""
+    return functools.reduce(operator.add, (w[:, None] * _rows(values, i) for i, w in zip(index, weight, strict=True)))
+
+
+def _rows(values: jax.Array, index: jax.Array) -> jax.Array:
+    return values.at[index].get(mode="promise_in_bounds")
+
+
+def _apply_forward(lattice: Lattice, values: jax.Array, reverse: bool) -> tuple[jax.Array, Lattice]:
+    return apply(lattice, values, reverse), lattice
+
+
+def _apply_backward(reverse: bool, lattice: Lattice, cotangent: jax.Array) -> tuple[None, jax.Array]:
+    return None, apply(lattice, cotangent, not reverse)
+
+
+apply.defvjp(_apply_forward, _apply_backward)
