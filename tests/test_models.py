@@ -12,7 +12,8 @@ import pytest
 from gcn_jax.losses import cross_entropy
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.conv import Conv, ConvTranspose, bilinear_kernel, conv_transpose2d
-from gcn_jax.models.gcn import BoundaryRefine, GlobalConv
+from gcn_jax.models.gcn import BoundaryRefine
+from gcn_jax.models.score_heads import GlobalConv
 
 TINY = {"num_classes": 5, "backbone": "resnet26", "width": 8, "kernel_size": 5}
 

@@ -96,8 +96,8 @@ def example(height=40, width=60, num_classes=4, **changes):
     return report.Example(**{**fields, **changes})
 
 
-def render(title="run", result=RESULT, spec=SPEC, records=RECORDS, examples=(), runs=None):
-    return report.render(title, result, spec, records, list(examples), runs or {title: result})
+def render(title="run", result=RESULT, spec=SPEC, records=RECORDS, examples=(), runs=None, field=None):
+    return report.render(title, result, spec, records, list(examples), runs or {title: result}, field)
 
 
 def text(element):
@@ -179,6 +179,10 @@ def test_scores_are_those_of_the_result():
         (
             {"scales": [0.75, 1.0, 1.25], "flip": True, "window": 513, "stride": 342},
             "mean of scales 0.75, 1, 1.25, with mirrored copies, windows of 513 px every 342 px",
+        ),
+        (
+            {"scales": [1.0], "flip": False, "window": 0, "crf": "10,3,1,4,67,3", "stride": 0},
+            "original size, whole images, CRF 10,3,1,4,67,3",
         ),
     ],
 )
@@ -418,7 +422,10 @@ def full_page():
     scores = {f"{key}_per_class": dict.fromkeys(spec.class_names, 1.0) for key in ("iou", "accuracy", "boundary_iou")}
     result = {**RESULT, **scores, "confusion_matrix": counts.tolist()}
     examples = [example(image_id="x" * 100), example(500, 1000, 21)]
-    return render("w" * 90, result, spec, examples=examples, runs={"w" * 90: result, "other": result})
+    picture = io.BytesIO()
+    Image.new("RGB", (1216, 500)).save(picture, "PNG")
+    field = report.Field(picture.getvalue(), [("run", "50 % within (px)"), ("w" * 90, "12.3")])
+    return render("w" * 90, result, spec, examples=examples, runs={"w" * 90: result, "other": result}, field=field)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1200, "light")])
@@ -426,7 +433,7 @@ def test_browser_shows_the_page(browse, width, scheme):
     found, errors = browse(full_page(), width, scheme)
     assert not errors
     assert found["seen"] == found["needed"] == width
-    assert len(found["sections"]) == 8
+    assert len(found["sections"]) == 9
     assert found["empty"] == 0
     light, dark = (np.mean([int(v) for v in re.findall(r"\d+", found[key])]) for key in ("page", "text"))
     if scheme == "dark":

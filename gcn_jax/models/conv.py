@@ -17,7 +17,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 Dtype = Any
+Stride = int | tuple[int, int]  # of rows and columns; a number: of both
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_DENSE = (1, 1)  # every pixel: no stride
 _CHANNELS = 128  # a matrix product of fewer rows or columns is slow on a CPU
 
 
@@ -31,20 +33,21 @@ def on_one_cpu(ours: Callable[..., Any], plain: Callable[..., Any], *args: jax.A
     return jax.lax.platform_dependent(*args, cpu=ours, default=plain)
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
     """2-D convolution with symmetric zero padding.
 
     Args:
       x: [B, H, W, C].
       kernel: [kh, kw, C, D], kh and kw odd.
-      stride: the same for rows and columns.
+      stride: of rows and columns.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), D], in x's dtype.
     """
+    stride = (stride, stride) if isinstance(stride, int) else stride
     if kernel.shape[:2] == (1, 1):
-        return jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0])
-    if stride == 1 and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
+        return jnp.einsum("bhwc,cd->bhwd", x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+    if stride == _DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
         return _long_conv(x, kernel)
     return _conv2d(x, kernel, stride)
 
@@ -67,11 +70,11 @@ def _taps_as_channels(kernel: jax.Array) -> jax.Array:
     return jnp.moveaxis(kernel, 2, 0).reshape(kernel.shape[2], -1)
 
 
-def _shifts(x: jax.Array, kh: int, kw: int, stride: int = 1) -> list[jax.Array]:
+def _shifts(x: jax.Array, kh: int, kw: int, stride: tuple[int, int] = _DENSE) -> list[jax.Array]:
     """What each tap of a kernel sees of x, row by row, zeros beyond: kh kw arrays [B, ceil(H / s), ceil(W / s), C]."""
-    rows, columns = (stride * ((length - 1) // stride) + 1 for length in x.shape[1:3])
+    rows, columns = (s * ((length - 1) // s) + 1 for s, length in zip(stride, x.shape[1:3], strict=True))
     padded = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    return [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(kh) for j in range(kw)]
+    return [padded[:, i : i + rows : stride[0], j : j + columns : stride[1]] for i in range(kh) for j in range(kw)]
 
 
 def _long_conv_forward(x: jax.Array, kernel: jax.Array):
@@ -90,22 +93,24 @@ def _long_conv_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tu
 _long_conv.defvjp(_long_conv_forward, _long_conv_backward)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def _plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) -> jax.Array:
     kh, kw = kernel.shape[:2]
     padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
+    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_DIMENSIONS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv2d(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _conv2d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     return _plain(x, kernel, stride)
 
 
-def _conv2d_forward(x: jax.Array, kernel: jax.Array, stride: int):
+def _conv2d_forward(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]):
     return _plain(x, kernel, stride), (x, kernel)
 
 
-def _conv2d_backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _conv2d_backward(
+    stride: tuple[int, int], saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     def ours(x, kernel, dy):
         return _input_gradient(x, kernel, dy, stride), _kernel_gradient(x, kernel, dy, stride)
 
@@ -118,25 +123,27 @@ def _conv2d_backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Ar
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
-def _input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+def _input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """Of stride 1 a plain convolution with the flipped kernel."""
-    if stride == 1:
+    if stride == _DENSE:
         return _plain(dy, kernel[::-1, ::-1].swapaxes(2, 3))
     return jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](dy)[0]
 
 
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int) -> jax.Array:
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """The sums over all pixels of x, shifted by each tap, times dy: [kh, kw, C, D]."""
     kh, kw, c, d = kernel.shape
     # Milliseconds are those of the kernel's gradient alone, XLA's own -> this, on two cores.
-    if stride == 1 and (kh, kw) == (3, 3) and min(c, d) <= _CHANNELS // 2:  # 512x512, 3x3, 21 to 21 channels: 113 -> 69
+    if (
+        stride == _DENSE and (kh, kw) == (3, 3) and min(c, d) <= _CHANNELS // 2
+    ):  # 512x512, 3x3, 21 to 21 channels: 113 -> 69
         return _correlate_columns(x, dy, _CHANNELS // min(c, d)).astype(kernel.dtype)
-    if stride == 1 or c >= _CHANNELS:  # 64x64, 3x3, 128 to 128 channels: 19 -> 9
+    if stride == _DENSE or c >= _CHANNELS:  # 64x64, 3x3, 128 to 128 channels: 19 -> 9
         return _sum_by_tap(x, dy, kh, kw, stride).astype(kernel.dtype)
     return jax.vjp(lambda kernel: _plain(x, kernel, stride), kernel)[1](dy)[0]
 
 
-def _sum_by_tap(x: jax.Array, dy: jax.Array, kh: int, kw: int, stride: int) -> jax.Array:
+def _sum_by_tap(x: jax.Array, dy: jax.Array, kh: int, kw: int, stride: tuple[int, int]) -> jax.Array:
     """A matrix product for each tap.
 
     The factor that all taps share comes first: it is the one that XLA transposes, once.
@@ -332,7 +339,7 @@ class Conv(nn.Module):
 
     features: int
     kernel_size: tuple[int, int]
-    stride: int = 1
+    stride: Stride = 1
     use_bias: bool = False
     dtype: Dtype = jnp.float32
     gain: float = 2.0

@@ -6,30 +6,7 @@ from flax import linen as nn
 
 from gcn_jax.models.conv import Conv, ConvTranspose, Dtype, refine
 from gcn_jax.models.resnet import STAGES, STRIDE, ResNet
-
-
-class GlobalConv(nn.Module):
-    """Global Convolutional Network block (figure 2B): a k x k receptive field at the cost of 4 k taps.
-
-    (k x 1 then 1 x k) beside (1 x k then k x 1), summed; no non-linearity, no norm.
-    """
-
-    features: int
-    kernel_size: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, features]."""
-        column, row = (self.kernel_size, 1), (1, self.kernel_size)
-
-        def conv(x, kernel_size, name):
-            # No ReLU follows, so the gain is 1 (our choice; the paper gives no initialisation).
-            return Conv(self.features, kernel_size, use_bias=True, dtype=self.dtype, gain=1.0, name=name)(x)
-
-        left = conv(conv(x, column, "left_column"), row, "left_row")
-        right = conv(conv(x, row, "right_row"), column, "right_column")
-        return left + right
+from gcn_jax.models.score_heads import score_head
 
 
 class BoundaryRefine(nn.Module):
@@ -54,13 +31,17 @@ class GCN(nn.Module):
     """ResNet features, a `GlobalConv` on each stage, and a decoder of learnt x2 deconvolutions and `BoundaryRefine`.
 
     Sides that are not multiples of 32 work: each up-sampled map is cut, at the bottom and right, to the size of
-    the map that it meets (our choice).
+    the map that it meets (our choice). `head`, `head_width` and `branches` take another block for the `GlobalConv`,
+    as in figure 4: see `score_head`.
     """
 
     num_classes: int
     backbone: ResNet
     kernel_size: int = 15
     boundary_refine: bool = True
+    head: str = "gcn"
+    head_width: int = 1024
+    branches: str = "sum"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -83,6 +64,10 @@ class GCN(nn.Module):
         if min(height, width) < STRIDE:
             raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
 
+        def score(features, stage):
+            name, options = f"{self.head}_{stage}", (self.head_width, self.branches, self.dtype)
+            return score_head(self.head, self.num_classes, self.kernel_size, *options, name)(features)
+
         def refine(scores, name):
             return BoundaryRefine(self.dtype, name=f"refine_{name}")(scores) if self.boundary_refine else scores
 
@@ -92,10 +77,7 @@ class GCN(nn.Module):
         features = self.backbone(images, train)
         scores = None
         for stage in reversed(STAGES):
-            stage_scores = GlobalConv(self.num_classes, self.kernel_size, self.dtype, name=f"gcn_{stage}")(
-                features[stage]
-            )
-            stage_scores = refine(stage_scores, stage)
+            stage_scores = refine(score(features[stage], stage), stage)
             if scores is None:
                 scores = stage_scores
             else:

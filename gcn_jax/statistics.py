@@ -1,0 +1,71 @@
+"""Batch norm's statistics anew, for weights whose own come from other images."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gcn_jax.models import GCN
+
+PyTree = Any
+
+
+def reestimate_statistics(
+    model: GCN, variables: dict[str, PyTree], batches: Iterable[jax.Array | np.ndarray]
+) -> dict[str, PyTree]:
+    """Takes the backbone's batch norm statistics from some batches: PreciseBN (Wu and Johnson, 2021).
+
+    Each batch passes through the network normalised by its own statistics. The new ones are the exact mean and variance
+    of all activations of all batches, added up in float64, not a moving average.
+
+    Args:
+      model: whatever its norm; `ResNet.freeze` does not matter.
+      variables: ``{"params": ..., "batch_stats": ...}``.
+      batches: float32 [B, H, W, 3], normalised, all of one shape.
+
+    Returns:
+      The variables with new ``batch_stats``, float32 NumPy arrays.
+
+    Raises:
+      ValueError: if there is no batch, they differ in shape, or a statistic is not finite.
+    """
+    # With momentum 0 the running statistics are those of the last batch.
+    backbone = model.backbone.clone(norm="train", momentum=0.0, freeze="")
+    params = variables["params"]["backbone"]
+
+    @jax.jit
+    def moments(params: PyTree, stats: PyTree, images: jax.Array) -> PyTree:
+        stats = backbone.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])[1]
+        return stats["batch_stats"]
+
+    sums: PyTree = None
+    count, shape = 0, None
+    for images in batches:
+        if shape not in (None, images.shape):
+            raise ValueError(f"batches must be of one shape. Got {shape} and {images.shape}")
+        own = jax.device_get(moments(params, variables["batch_stats"]["backbone"], images))
+        own = _map_norms(_with_square, own)
+        sums = own if sums is None else jax.tree.map(np.add, sums, own)
+        count, shape = count + 1, images.shape
+    if not count:
+        raise ValueError("batches must hold at least one batch. Got none")
+    stats = _map_norms(lambda norm: _without_square(norm, count), sums)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stats)):
+        raise ValueError("the statistics are not finite: the weights are damaged or belong to another kind of network")
+    return {**variables, "batch_stats": {**variables["batch_stats"], "backbone": stats}}
+
+
+def _map_norms(function: Any, stats: PyTree) -> PyTree:
+    """Applies a function to each norm's ``{"mean": ..., "var": ...}``."""
+    return jax.tree.map(function, stats, is_leaf=lambda node: isinstance(node, dict) and "mean" in node)
+
+
+def _with_square(norm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    mean = norm["mean"].astype(np.float64)
+    return {"mean": mean, "square": norm["var"] + mean**2}
+
+
+def _without_square(norm: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    mean = norm["mean"] / count
+    return {"mean": mean.astype(np.float32), "var": (norm["square"] / count - mean**2).astype(np.float32)}

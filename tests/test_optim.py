@@ -1,0 +1,120 @@
+"""What is trained, and how fast: fixed parts of the backbone, and its rate."""
+
+import jax
+import numpy as np
+import pytest
+
+from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import Checkpoints
+from gcn_jax.errors import UserError
+from gcn_jax.models import init_variables
+from gcn_jax.models.resnet import FREEZE
+from gcn_jax.optim import join_fixed, make_optimizer, split_fixed
+from gcn_jax.steps import init_state, make_train_step
+from tests.test_models import randomize
+from tests.test_steps import random_batch
+
+ORDER = {"conv1": 1, "norm1": 1, **{f"res{i}_block1": i for i in range(2, 6)}}  # in `FREEZE`, of a resnet14
+
+
+def lower(config):
+    """A state with random weights, and the lowered step."""
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    state = init_state(randomize(init_variables(model, 0)), optimizer, config)
+    return state, jax.jit(make_train_step(model, optimizer, config)).lower(state, random_batch(2))
+
+
+def changed(new, old):
+    """Names of the layers of which a leaf differs."""
+    equal = {name: jax.tree.all(jax.tree.map(np.array_equal, new[name], old[name])) for name in old}
+    return {name for name, is_equal in equal.items() if not is_equal}
+
+
+@pytest.fixture
+def config(config):
+    """With few operations, so that steps compile fast."""
+    config.model.update(head="conv1x1", boundary_refine=False)
+    return config
+
+
+@pytest.mark.parametrize(("freeze", "norm"), [("stem", "train"), ("res3", "frozen"), ("res5", "train")])
+def test_what_is_fixed_stays_to_the_bit(config, freeze, norm):
+    config.model.update(freeze=freeze, norm=norm)
+    config.optimizer.ema_decay = 0.5
+    state, lowered = lower(config)
+    step = lowered.compile()
+    new = step(step(state, random_batch(2))[0], random_batch(2))[0]
+    trained = {name for name, place in ORDER.items() if place > FREEZE.index(freeze)}
+    assert changed(new.params["backbone"], state.params["backbone"]) == trained
+    assert changed(new.params, state.params) - {"backbone"} == state.params.keys() - {"backbone"}
+    followed = {name for name in trained if name != "conv1"} if norm == "train" else set()
+    assert changed(new.batch_stats["backbone"], state.batch_stats["backbone"]) == followed
+    moments = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(new.opt_state) if leaf.ndim]
+    assert len(moments) == len(jax.tree.leaves(split_fixed(new.params, freeze)[0])), "no momentum of what is fixed"
+
+
+def test_what_is_trained_gets_the_gradient_it_had(config):
+    """Beside a fixed backbone the others' updates are those of a model that is trained as a whole."""
+    config.optimizer.update(momentum=0.0, weight_decay=0.0, learning_rate=1.0)
+    results = {}
+    for freeze in ("", "res4"):
+        config.model.freeze = freeze
+        state, lowered = lower(config)
+        results[freeze] = lowered.compile()(state, random_batch(2))[0].params
+    whole, part = (split_fixed(results[freeze], "res4")[0] for freeze in ("", "res4"))
+    before = split_fixed(state.params, "res4")[0]
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (whole, before)), strict=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, part)
+
+
+def test_what_is_fixed_costs_no_backward_pass(config):
+    """A forward pass is a third of a step: without the backbone's backward pass little more is left of it."""
+    config.model.width = 32
+    flops = {}
+    for freeze in ("", "res3", "res5"):
+        config.model.freeze = freeze
+        flops[freeze] = lower(config)[1].cost_analysis()["flops"]
+    assert flops["res5"] < 0.55 * flops[""]
+    assert flops["res5"] < flops["res3"] < flops[""]
+
+
+def test_the_backbones_rate_is_a_fraction_of_the_others(config):
+    config.optimizer.learning_rate = 0.01
+    steps = {}
+    for fraction in (1.0, 0.25):
+        config.optimizer.backbone_rate = fraction
+        state, lowered = lower(config)
+        new = lowered.compile()(state, random_batch(2))[0].params
+        steps[fraction] = jax.tree.map(np.subtract, new, state.params)
+    for name, step in steps[1.0].items():
+        factor = 0.25 if name == "backbone" else 1.0
+        jax.tree.map(
+            lambda a, b, f=factor: np.testing.assert_allclose(b, f * a, rtol=1e-3, atol=1e-6), step, steps[0.25][name]
+        )
+
+
+def test_a_state_with_a_fixed_part_is_restored(config, tmp_path):
+    config.model.freeze = "res4"
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    state = init_state(randomize(init_variables(model, 0)), optimizer, config)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, {})
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        restored, _ = checkpoints.restore(init_state(init_variables(model, 1), optimizer, config))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored, state))
+
+
+def test_splitting_is_undone_by_joining(config):
+    params = init_variables(config_lib.model_from(config), 0)["params"]
+    for freeze in FREEZE:
+        trained, fixed = split_fixed(params, freeze)
+        assert {name for name in ORDER if name in fixed} == {n for n, i in ORDER.items() if i <= FREEZE.index(freeze)}
+        assert jax.tree.structure(join_fixed(trained, fixed)) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0])
+def test_a_wrong_rate_is_named(config, rate):
+    config.optimizer.backbone_rate = rate
+    with pytest.raises(UserError, match=r"config\.optimizer\.backbone_rate must be positive; to fix the backbone set"):
+        config_lib.validate(config)
