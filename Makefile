@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lock clean
+.PHONY: demo test faults check lock clean
 
 demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, about 2 minutes
 	$(BIN)/python run.py --config=configs/shapes.py
@@ -11,7 +11,10 @@ demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, a
 	@echo "Curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir=runs"
 
 test: .venv/installed-dev  ## the tests, about 15 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+faults: .venv/installed-dev  ## kills training at random moments, 20 and 5 times, and compares bit by bit, about 13 minutes
+	$(BIN)/python -m tests.faults
 
 check: .venv/installed-dev  ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Trains, evaluates and applies a model: ``python run.py --config=configs/voc.py:stage3 [--mode=...]``."""
 
+import os
 import pathlib
 import signal
 import sys
@@ -10,20 +11,24 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcn_jax import config as config_lib
-from gcn_jax import evaluate, predict, prepare, train
+from gcn_jax import crf_search, distributed, evaluate, export, plan, predict, prepare, receptive_field, train
 from gcn_jax.compilation import enable_cache
-from gcn_jax.errors import UserError
+from gcn_jax.errors import TrainingError, UserError
 
-MODES = ("train", "eval", "predict", "prepare")
+MODES = ("train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "export")
+_INTERRUPTED = "run.py: interrupted; run the same command again to go on"
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py or configs/NAME.py:STAGE; any value can be set: --config.batch_size=8"
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
 _WORKDIR = flags.DEFINE_multi_string(
-    "workdir", [], "folder of checkpoints and logs; default: runs/NAME/STAGE; eval: several to compare, a flag each"
+    "workdir",
+    [],
+    "folder of checkpoints and logs; default: runs/NAME/STAGE; eval, receptive_field: several to compare, a flag each; "
+    "eval and predict: or a file of --mode=export",
 )
 _INPUT = flags.DEFINE_string("input", "", "predict: an image, a folder of images, a glob, or data: cityscapes/test")
-_OUTPUT = flags.DEFINE_string("output", "", "predict: the folder to write to")
+_OUTPUT = flags.DEFINE_string("output", "", "predict: the folder to write to; export: the file, model.safetensors")
 
 
 def parse_flags(argv: list[str]) -> None:
@@ -47,8 +52,10 @@ def parse_flags(argv: list[str]) -> None:
     path, _ = config_file()
     if not path.is_file():
         raise UserError(f"--config={path}: no such file")
-    if len(_WORKDIR.value) > 1 and _MODE.value != "eval":
-        raise UserError(f"--workdir: --mode={_MODE.value} takes one; only eval compares several")
+    if len(_WORKDIR.value) > 1 and _MODE.value not in ("eval", "receptive_field"):
+        raise UserError(f"--workdir: --mode={_MODE.value} takes one; only eval and receptive_field compare several")
+    if _MODE.value == "export" and not _OUTPUT.value:
+        raise UserError("--mode=export needs --output, the file to write: --output=model.safetensors")
     if _MODE.value == "predict" and not (_INPUT.value and _OUTPUT.value):
         raise UserError(
             "--mode=predict needs --input (an image, a folder, a glob or a data set's split) and --output (a folder)"
@@ -69,30 +76,51 @@ def workdirs() -> list[pathlib.Path]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
+    """Ends the process at once: an exception may be lost (raised in JAX's garbage collection hook, it is ignored)."""
+    del frame
+    os.write(2, f"\n{_INTERRUPTED}\n".encode())
+    os._exit(128 + number)
+
+
+def _unraisable(error: "sys.UnraisableHookArgs") -> None:
+    """Tells of an error in a callback, but not of Tensorstore's, whose writes go on after one failed and Orbax left."""
+    if not (error.exc_type is RuntimeError and str(error.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(error)
 
 
 def main(argv: list[str]) -> int:
     """Runs a command line; returns the exit status."""
     parse_flags(argv)
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file it touches
+    logging.set_verbosity(logging.FATAL)  # Orbax tells of every file it touches, and of a failure in every thread
+    sys.unraisablehook = _unraisable
     config, (workdir, *others) = _CONFIG.value, workdirs()
-    if _MODE.value in ("eval", "predict"):
+    output = pathlib.Path(_OUTPUT.value).expanduser()
+    if _MODE.value != "train" and (group := distributed.find_group(config)):
+        raise UserError(f"{group.name}: --mode={_MODE.value} runs in one process; {group.alone}")
+    if _MODE.value in ("eval", "predict", "receptive_field", "crf_search", "export"):
         given = config_flags.get_override_values(flags.FLAGS["config"])
         trained = {path: config_lib.of_trained(config, path, given) for path in (workdir, *others)}
         enable_cache(config)
         if _MODE.value == "eval":
             evaluate.run(trained)
+        elif _MODE.value == "receptive_field":
+            receptive_field.run(trained)
+        elif _MODE.value == "predict":
+            predict.run(trained[workdir], workdir, _INPUT.value, output)
+        elif _MODE.value == "crf_search":
+            crf_search.run(trained[workdir], workdir)
         else:
-            predict.run(trained[workdir], workdir, _INPUT.value, pathlib.Path(_OUTPUT.value).expanduser())
+            export.run(trained[workdir], workdir, output)
     else:
         config_lib.validate(config)
         enable_cache(config)
         if _MODE.value == "train":
+            distributed.join(config)
             train.run(config, workdir)
         else:
-            signal.signal(signal.SIGTERM, _interrupt)
-            prepare.run(config, workdir)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _interrupt)
+            (prepare if _MODE.value == "prepare" else plan).run(config, workdir)
     return 0
 
 
@@ -101,10 +129,10 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv))
     except UserError as error:
         print(f"run.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except train.TrainingError as error:
+        distributed.leave(2)
+    except TrainingError as error:
         print(f"run.py: training stopped: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt as error:
-        print("run.py: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+        distributed.leave(1)
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

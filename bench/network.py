@@ -8,8 +8,11 @@ import argparse
 import multiprocessing
 import os
 import pathlib
+import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,12 +32,22 @@ def images_and_labels(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return image, rng.integers(0, _CLASSES, (batch, size, size)).astype(np.uint8)
 
 
-def ours(kind: str, args: argparse.Namespace, batch: int) -> Callable[[], Any]:
-    """One training step, or one forward pass, of this project; returns what waits for it."""
+@dataclass(frozen=True)
+class Work:
+    """What a contestant does: a call that waits for its end, its operations, and the device's most in a second."""
+
+    call: Callable[[], Any]
+    flops: float | None = None
+    peak: float | None = None
+
+
+def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
+    """One training step, or one forward pass, of this project."""
     import jax
 
     from gcn_jax import config as config_lib
     from gcn_jax.compilation import options
+    from gcn_jax.devices import device_limits
     from gcn_jax.models import init_variables
     from gcn_jax.optim import make_optimizer
     from gcn_jax.steps import init_state, make_train_step, normalize
@@ -46,10 +59,13 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Callable[[], Any]:
     model, optimizer = config_lib.model_from(config), make_optimizer(config)
     variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
+    limits = device_limits(jax.devices()[0])
+    peak = limits.flops if limits else None
     if kind == "forward":
         forward = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=options())
         variables, image = jax.device_put((variables, image))
-        return lambda: jax.block_until_ready(forward(variables, image))
+        cost: Any = forward.lower(variables, image).cost_analysis()
+        return Work(lambda: jax.block_until_ready(forward(variables, image)), cost["flops"], peak)
     state = [init_state(variables, optimizer, config)]
     data = jax.device_put({"image": image, "label": label})
     step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=options())
@@ -58,10 +74,11 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Callable[[], Any]:
         state[0], metrics = step(state[0], data)
         jax.block_until_ready((state[0], metrics))
 
-    return train
+    cost = step.lower(state[0], data).cost_analysis()
+    return Work(train, cost["flops"], peak)
 
 
-def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -> Callable[[], Any]:
+def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -> Work:
     """The same in PyTorch: frozen batch norm with learnt scale and bias, SGD with momentum and decay."""
     import torch
 
@@ -95,17 +112,18 @@ def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return forward if kind == "forward" else train
+    return Work(forward if kind == "forward" else train)
 
 
-def _serve(connection: Connection, make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
     """In a contestant's process: first calls, then one timed call whenever asked."""
     start = time.perf_counter()
-    call = make(*arguments)
+    work = make(*arguments)
+    call = work.call
     call()
     first = time.perf_counter() - start
     call()
-    connection.send(first)
+    connection.send((first, work.flops, work.peak))
     while connection.recv():
         start = time.perf_counter()
         call()
@@ -113,17 +131,35 @@ def _serve(connection: Connection, make: Callable[..., Callable[[], Any]], argum
 
 
 class Contestant:
-    """A process that makes a call when it is asked; its call returns seconds."""
+    """A process that makes a call when it is asked; its call returns seconds.
 
-    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any):
+    Raises:
+      ChildProcessError: if it has ended, with its status.
+    """
+
+    def __init__(self, make: Callable[..., Work], *arguments: Any):
         self._connection, other = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_serve, args=(other, make, arguments), daemon=True)
         self._process.start()
-        self.first_seconds: float = self._connection.recv()
+        other.close()  # else the end of the process, which holds it too, would not be seen
+        self.first_seconds, self.flops, self.peak = self._receive()
+        self._seconds: list[float] = []
 
     def __call__(self) -> float:
         self._connection.send(True)
-        return self._connection.recv()
+        self._seconds.append(self._receive())
+        return self._seconds[-1]
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise ChildProcessError(f"its process ended with status {self._process.exitcode}") from None
+
+    def flops_per_second(self, flops: float) -> float:
+        """By the median call."""
+        return flops / statistics.median(self._seconds)
 
     def peak_gigabytes(self) -> float:
         """The most memory that the process has held so far (Linux)."""
@@ -151,20 +187,29 @@ def main(kind: str, description: str | None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     cases, contestants = {}, []
     for batch in args.batches:
-        case = {
-            "ours": Contestant(ours, kind, args, batch),
-            "PyTorch": Contestant(twin, kind, args, batch, False),
-            "PyTorch, channels_last": Contestant(twin, kind, args, batch, True),
-        }
         name = f"{args.dtype}, batch {batch}"
+        case = {"ours": Contestant(ours, kind, args, batch)}
+        for contestant, channels_last in (("PyTorch", False), ("PyTorch, channels_last", True)):
+            try:
+                case[contestant] = Contestant(twin, kind, args, batch, channels_last)
+            except ChildProcessError as error:
+                print(f"{name}: {contestant} is left out: {error}", file=sys.stderr)
+        if len(case) == 1:
+            sys.exit(f"{name}: nothing is left to compare with")
         contestants += [(name, contestant, process) for contestant, process in case.items()]
         cases[name] = case
 
     def details() -> dict[str, Any]:
         told = {}
         for name, contestant, process in contestants:
-            facts = {"first_call_s": process.first_seconds, "peak_gb": process.peak_gigabytes()}
-            print(f"{name:<28}{contestant:<24}first call {facts['first_call_s']:.1f} s, peak {facts['peak_gb']:.2f} GB")
+            speed = process.flops_per_second(cases[name]["ours"].flops)  # the net's operations, the same for all
+            memory = process.peak_gigabytes()
+            facts = {"first_call_s": process.first_seconds, "peak_gb": memory, "gflops_per_s": speed / 1e9}
+            text = f"first call {process.first_seconds:.1f} s, peak {memory:.2f} GB, {speed / 1e9:.0f} GFLOP/s"
+            if peak := cases[name]["ours"].peak:
+                facts["mfu"] = speed / peak
+                text += f", {facts['mfu']:.1%} of the device's bfloat16 peak (MFU)"
+            print(f"{name:<28}{contestant:<24}{text}")
             told[f"{name}, {contestant}"] = facts
         return {"details": told}
 

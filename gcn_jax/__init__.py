@@ -3,6 +3,8 @@
 The public face:
 
 * `build_model`: the network, a pure `flax.linen.Module`.
+* `load_backbone`: pretrained ResNet weights, as torchvision, timm and Hugging Face name them, into its variables.
+* `reestimate_statistics`: batch norm's statistics anew, from images of your own.
 * `load`: a trained model from a workdir, as a `Segmenter` with ``predict(image)``.
 * `UserError`: what every mistake of a caller's files or configs raises, a `ValueError`.
 """
@@ -10,5 +12,7 @@ The public face:
 from gcn_jax.errors import UserError
 from gcn_jax.inference import Segmenter, load
 from gcn_jax.models import build_model
+from gcn_jax.models.weights import load_backbone
+from gcn_jax.statistics import reestimate_statistics
 
-__all__ = ["Segmenter", "UserError", "build_model", "load"]
+__all__ = ["Segmenter", "UserError", "build_model", "load", "load_backbone", "reestimate_statistics"]

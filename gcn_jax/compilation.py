@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import ml_collections
+from jax.sharding import Mesh
 
 from gcn_jax.errors import UserError
 
@@ -23,10 +24,11 @@ def enable_cache(config: ml_collections.ConfigDict) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def options() -> dict[str, str]:
-    """What to give `jax.jit` as ``compiler_options``.
+def options(mesh: Mesh | None = None) -> dict[str, str]:
+    """What to give `jax.jit` as ``compiler_options``, for a mesh's devices or the default ones.
 
     On a CPU: no operations of the YNNPACK library. With them a training step takes a tenth longer, the 21-channel
     convolutions three times as long (jax 0.10.2; docs/performance.md).
     """
-    return {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else {}
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if platform == "cpu" else {}

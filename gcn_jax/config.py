@@ -1,4 +1,4 @@
-"""Every config value with its default, and every check of what the user wrote.
+"""Every config value with its default; what the user wrote is checked here and in `checks`.
 
 A recipe in ``configs/`` starts from `default` and changes what differs; any value can then be set on the command
 line: ``--config.batch_size=8``. `validate` runs before anything else does.
@@ -6,26 +6,30 @@ line: ``--config.batch_size=8``. `validate` runs before anything else does.
 
 import json
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
 
+from gcn_jax import model_file
+from gcn_jax.checks import check_values
 from gcn_jax.data.folder import LabelledFolder
 from gcn_jax.data.sources import spec_from, uses_folder
 from gcn_jax.errors import UserError
-from gcn_jax.logs import say
-from gcn_jax.losses import REDUCTIONS
 from gcn_jax.models import GCN, build_model
-from gcn_jax.models.resnet import STRIDE
-from gcn_jax.optim import DECAYED, SCHEDULES
+from gcn_jax.progress import say
 
 # Means and standard deviations of ImageNet's RGB channels, 0-255, as torchvision states them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # What decides which tensors a model has and what they mean; equal in every checkpoint that a run may start from.
-ARCHITECTURE = ("backbone", "width", "kernel_size", "boundary_refine", "strides_in")
+ARCHITECTURE = (
+    *("backbone", "width", "strides_in"),
+    *("head", "kernel_size", "head_width", "branches", "boundary_refine"),
+)
+
+PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
 
 
 def default() -> ml_collections.ConfigDict:
@@ -36,7 +40,7 @@ def default() -> ml_collections.ConfigDict:
             "batch_size": 1,  # images a step, over all devices
             "seed": 0,  # of initialisation, data order and augmentation
             "data_dir": "",  # where the official files are; empty: download them
-            "init_from": "",  # a workdir, whose best weights the run starts from; empty: random initialisation
+            "init_from": "",  # a workdir, whose best weights to start from, or a file of weights; empty: random ones
             "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
             "log_every": 20,  # steps
             "eval_every": 5000,  # steps; an evaluation is also a checkpoint
@@ -47,8 +51,12 @@ def default() -> ml_collections.ConfigDict:
                 "width": 64,
                 "kernel_size": 15,
                 "boundary_refine": True,
+                "head": "gcn",
+                "head_width": 1024,
+                "branches": "sum",
                 "strides_in": "v1.5",
                 "norm": "frozen",
+                "freeze": "",
                 "remat": False,
                 "dtype": "float32",
             },
@@ -63,6 +71,7 @@ def default() -> ml_collections.ConfigDict:
                 "color_jitter": 0.0,  # brightness, contrast and saturation change by a factor of up to 1 +- this
                 "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
                 "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
+                "channels": "RGB",  # or "BGR", what the model gets; mean and std are given in RGB order for both
                 "num_threads": 4,  # that read and decode
                 "prefetch": 16,  # samples read ahead, or a batch a thread if that is more
             },
@@ -72,6 +81,7 @@ def default() -> ml_collections.ConfigDict:
                 "poly_power": 0.9,
                 "momentum": 0.99,
                 "weight_decay": 5e-4,
+                "backbone_rate": 1.0,  # the backbone's learning rate to that of the rest; model.freeze fixes it
                 "decay": "all",  # or "kernels": what weight decay applies to
                 "loss": "mean",  # over non-void pixels, or their "sum"
                 "accumulate": 1,  # batches whose mean gradient makes one update
@@ -84,68 +94,41 @@ def default() -> ml_collections.ConfigDict:
                 "flip": False,  # also average over the mirrored image
                 "window": 0,  # side of the overlapping windows in which images are taken, pixels; 0: whole, if possible
                 "stride": 0,  # of the windows, at most; 0: two thirds of their side
+                "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `parse` in gcn_jax/crf.py
                 "checkpoint": "best",  # or "latest": what --mode=eval and predict use
                 "num_pictures": 4,  # of the evaluations in training
             },
             "predict": {
                 "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
+                "crf": "",  # as eval.crf; empty: what eval.crf says
+            },
+            "crf_search": {  # --mode=crf_search tries all combinations of these values
+                "num_images": 20,  # of data.eval, evenly spaced; 0: all
+                "iterations": (10,),
+                "position_weight": (3.0,),
+                "position_sigma": (1.0, 3.0),
+                "bilateral_weight": (4.0, 8.0),
+                "sigma_xy": (40.0, 67.0, 100.0),
+                "sigma_rgb": (3.0, 6.0, 12.0),
+            },
+            "reestimate": {  # the backbone's batch norm statistics, before the first step: see statistics.py
+                "batches": 0,  # of training data; 0: off
+                "batch_size": 16,
+            },
+            "receptive_field": {  # of --mode=receptive_field
+                "pixels": (0.5, 0.5),  # a row and a column, as fractions of the height and width; and so on
+                "images": 8,  # of data.eval, that the gradients are averaged over
             },
             "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
+            "plan": {"topology": ""},  # of --mode=plan, such as v5e:2x4; empty: the local devices
+            "distributed": {  # training over several processes, which share the workdir
+                "coordinator": "",  # HOST:PORT, a free port of process 0's host, the same in all; empty: one process
+                "num_processes": 1,
+                "process_id": 0,  # 0, 1, ..., each once
+                "timeout": 100,  # seconds that processes wait for each other at the start, and for a silent one later
+            },
         }
     )
-
-
-def _positive(value: float) -> bool:
-    return value > 0
-
-
-def _not_negative(value: float) -> bool:
-    return value >= 0
-
-
-def _fraction(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
-    return choices.__contains__, f"one of {', '.join(choices)}"
-
-
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("num_steps", "batch_size", "log_every", "eval_every"), (_positive, "positive")),
-    **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), (_positive, "positive")),
-    **dict.fromkeys(("data.num_threads", "data.prefetch", "eval.num_pictures"), (_not_negative, "0 or more")),
-    **dict.fromkeys(("optimizer.weight_decay", "optimizer.clip_norm", "seed"), (_not_negative, "0 or more")),
-    **dict.fromkeys(("optimizer.momentum", "optimizer.ema_decay"), (_fraction, "at least 0 and below 1")),
-    **dict.fromkeys(("optimizer.learning_rate", "optimizer.poly_power"), (_positive, "positive")),
-    **dict.fromkeys(("optimizer.accumulate", "eval.batch_size", "mesh.space"), (_positive, "positive")),
-    "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
-    "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
-    "data.scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers, 0 < low <= high"),
-    "data.color_jitter": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "data.mean": (lambda value: len(value) == 3, "three numbers, RGB, 0-255"),
-    "data.std": (lambda value: len(value) == 3 and min(value) > 0, "three positive numbers, RGB, 0-255"),
-    "optimizer.schedule": _one_of(*SCHEDULES),
-    "optimizer.decay": _one_of(*DECAYED),
-    "optimizer.loss": _one_of(*REDUCTIONS),
-    "eval.checkpoint": _one_of("best", "latest"),
-    "eval.scales": (lambda value: len(value) > 0 and min(value) > 0, "one or more positive numbers, such as 0.75,1.0"),
-    "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
-    "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
-    "predict.format": _one_of("masks", "voc", "cityscapes"),
-}
-
-
-def check_values(config: ml_collections.ConfigDict) -> None:
-    """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
-    for key, (is_right, requirement) in _CHECKS.items():
-        if not is_right(_value(config, key)):
-            raise UserError(f"config.{key} must be {requirement}. Got {_value(config, key)!r}")
-
-
-def _value(config: ml_collections.ConfigDict, key: str) -> Any:
-    group, _, name = key.rpartition(".")
-    return config[group][name] if group else config[name]
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -157,6 +140,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     check_values(config)
     if config.optimizer.accumulate > config.num_steps:
         raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
+    group = config.distributed
+    if group.process_id >= group.num_processes:
+        raise UserError(
+            f"config.distributed.process_id={group.process_id}: must be below config.distributed.num_processes="
+            f"{group.num_processes}"
+        )
+    if group.num_processes > 1 and not group.coordinator:
+        raise UserError("config.distributed.coordinator is empty: set it to HOST:PORT, a free port of process 0's host")
     if uses_folder(config) and not config.data.classes:
         labelled = LabelledFolder(config)
         config.data.classes = labelled.class_lines()
@@ -183,9 +174,8 @@ def of_trained(
       UserError: if the user asked for another model, or the data have other classes.
     """
     saved, settled = load(workdir), config.copy_and_resolve_references()
-    learned = [f"model.{name}" for name in saved.model] + [
-        f"data.{name}" for name in ("classes", "size", "mean", "std")
-    ]
+    learned = [f"model.{name}" for name in saved.model]
+    learned += [f"data.{name}" for name in ("classes", "size", *PREPROCESSING)]
     for key in learned:
         group, name = key.split(".")
         if key not in given:
@@ -212,32 +202,60 @@ def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     partial.replace(workdir / "config.json")
 
 
-def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-    """Reads a workdir's ``config.json``; raises `UserError` if there is none or it is damaged."""
-    path = workdir / "config.json"
+def load(source: pathlib.Path) -> ml_collections.ConfigDict:
+    """Reads the config of a trained model: a workdir's ``config.json``, or that in a file of ``--mode=export``.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    path = source if source.is_file() else source / "config.json"
     try:
-        saved = ml_collections.ConfigDict(json.loads(path.read_text()))
+        text = model_file.config_text(path) if source.is_file() else path.read_text()
         config = default()
-        config.update(saved)
+        config.update(_known_values(json.loads(text, parse_constant=_refuse), config))
+        check_values(config)
+        model_from(config)
     except FileNotFoundError as error:
-        raise UserError(f"{workdir}: not a workdir of a training run (it holds no config.json)") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from error
+        raise UserError(f"{source}: not a workdir of a training run (it holds no config.json)") from error
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({(str(error).splitlines() or [''])[0]})") from error
     return config
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _known_values(given: dict[str, Any], known: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values of a saved config; raises `ValueError` if it has a key that this version does not know."""
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"unknown key {ascii(key)[:80]}, of another version")
+        if isinstance(known[key], ml_collections.ConfigDict):
+            _known_values(value, known[key])
+    return given
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(map(float, value))
+
+
 def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, key: str, advice: str) -> None:
-    """Raises `UserError` if a workdir's checkpoints hold another model than the config describes.
+    """Raises `UserError` if a trained model is another than the config describes.
 
     Args:
       config: of this run.
-      workdir: of the checkpoints.
+      workdir: of the checkpoints, or a model's file.
       key: where the user named the workdir, for the message.
       advice: what to do about it, for the message.
     """
     saved = load(workdir)
     pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}
+    pairs |= {f"config.data.{name}": (_plain(config.data[name]), _plain(saved.data[name])) for name in PREPROCESSING}
     pairs["the classes"] = (", ".join(spec_from(config).class_names), ", ".join(spec_from(saved).class_names))
+    kind = "model has" if workdir.is_file() else "checkpoints have"
     for name, (wanted, found) in pairs.items():
         if wanted != found:
-            raise UserError(f"{key}={workdir}: its checkpoints have {name} {found!r}, not {wanted!r}; {advice}")
+            raise UserError(f"{key}={workdir}: its {kind} {name} {found!r}, not {wanted!r}; {advice}")

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +14,21 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
+from gcn_jax import receptive_field
 from gcn_jax.boundary import BOUNDARY_WIDTH, WIDTHS
 from gcn_jax.data.pipeline import grouped
 from gcn_jax.data.sources import Sample, Selection, Source, open_source, spec_from
+from gcn_jax.export import load_trained
 from gcn_jax.inference import Inference, window_stride
-from gcn_jax.logs import read_records, say
+from gcn_jax.logs import read_records
 from gcn_jax.mesh import gather, local_copy, local_mesh, make_mesh, replicated
 from gcn_jax.metrics import SCORES, Counts
 from gcn_jax.pictures import triptych
-from gcn_jax.progress import bar
+from gcn_jax.progress import bar, say
 from gcn_jax.report import Example, render
 from gcn_jax.steps import PyTree
+from gcn_jax.tables import aligned
 
 _SHOWN = 3  # images of each rank in a report
 
@@ -54,6 +56,18 @@ class Evaluation:
     images: dict[int, LabelledImage] = field(default_factory=dict)
     pictures: list[np.ndarray] = field(default_factory=list)
 
+    def pack(self) -> dict[str, Any]:
+        """The same as what `gcn_jax.mesh.gather` can carry."""
+        images = {place: [image.image_id, image.miou, image.packed] for place, image in self.images.items()}
+        counts = [self.counts.confusion, self.counts.boundary]
+        return {"counts": counts, "images": images, "pictures": self.pictures}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> "Evaluation":
+        """What was packed."""
+        images = {place: LabelledImage(*fields) for place, fields in packed["images"].items()}
+        return cls(Counts(*packed["counts"]), images, packed["pictures"])
+
 
 class Evaluator:
     """Evaluates variables on a source; its compiled programs serve all evaluations of a run.
@@ -71,11 +85,12 @@ class Evaluator:
         self, variables: dict[str, PyTree], should_stop: Callable[[], bool] = lambda: False
     ) -> Evaluation | None:
         """Counts every image of the source once, at its own size; None if a host was told to stop on the way."""
-        shares = gather(self._share(local_copy(variables, self._mesh), should_stop))
+        own = self._share(local_copy(variables, self._mesh), should_stop)
         whole = Evaluation(Counts.empty(self._spec.num_classes))
-        for share in shares:
-            if share is None:
+        for packed in gather(own and own.pack()):
+            if packed is None:
                 return None
+            share = Evaluation.unpack(packed)
             whole.counts = whole.counts.merge(share.counts)
             whole.images.update(share.images)
             whole.pictures += share.pictures
@@ -128,7 +143,7 @@ def as_json(evaluation: Evaluation, config: ml_collections.ConfigDict, step: int
         "data": config.data.eval,
         "num_images": len(evaluation.images),
         "protocol": {
-            **{key: config.eval[key] for key in ("scales", "flip", "window")},
+            **{key: config.eval[key] for key in ("scales", "flip", "window", "crf")},
             "stride": window_stride(config, config.eval.window),
         },
         **{key: number(scores[key]) for key in SCORES},
@@ -146,19 +161,10 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first column is text and whose others are numbers."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-
-
 def table(result: dict[str, Any]) -> str:
     """The scores of ``eval.json`` as lines of text, in percent."""
     columns = ("iou_per_class", "accuracy_per_class", "boundary_iou_per_class")
-    head, *rows = _aligned(
+    head, *rows = aligned(
         [
             ("class", "IoU (%)", "accuracy", "Boundary IoU"),
             *((name, *(_percent(result[column][name]) for column in columns)) for name in result["iou_per_class"]),
@@ -170,13 +176,13 @@ def table(result: dict[str, Any]) -> str:
         ("mean IoU", *map(_percent, result["trimap_miou"].values())),
     ]
     rule = "-" * len(head)
-    return "\n".join([head, rule, *rows, rule, *_aligned(totals), rule, *_aligned(trimaps)])
+    return "\n".join([head, rule, *rows, rule, *aligned(totals), rule, *aligned(trimaps)])
 
 
 def comparison(results: dict[str, dict[str, Any]]) -> str:
     """The headlines of several runs' ``eval.json`` as lines of text, in percent: the paper's table 5."""
     rows = [(name, str(result["step"]), *(_percent(result[key]) for key in SCORES)) for name, result in results.items()]
-    head, *lines = _aligned([("run (scores in %)", "step", *SCORES.values()), *rows])
+    head, *lines = aligned([("run (scores in %)", "step", *SCORES.values()), *rows])
     return "\n".join([head, "-" * len(head), *lines])
 
 
@@ -201,30 +207,38 @@ def examples(evaluation: Evaluation, source: Source) -> list[Example]:
 def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dict[str, Any]]:
     """``--mode=eval``: evaluates workdirs; prints tables; writes ``eval.json`` and ``report.html`` to each.
 
+    Of a model's file, ``model.safetensors``, they become ``model.eval.json`` and ``model.report.html`` beside it.
+
     Args:
-      configs: of each workdir.
+      configs: of each workdir or file.
     """
+    fields = {workdir: receptive_field.read(workdir) for workdir in configs}
     results, shown = {}, {}
     for workdir, config in configs.items():
         mesh = make_mesh(config)
-        averaged = config_lib.load(workdir).optimizer.ema_decay > 0
-        step, variables = checkpoints.load_variables(workdir, config.eval.checkpoint, averaged=averaged)
+        step, variables = load_trained(workdir, config.eval.checkpoint)
         source = open_source("eval", config)
         say(f"evaluating step {step} of {workdir} on {len(source)} images of {config.data.eval}")
         evaluation = Evaluator(source, mesh, config)(jax.device_put(variables, replicated(mesh)))
         assert evaluation is not None, "nothing told it to stop"
         results[str(workdir)] = result = as_json(evaluation, config, step)
         shown[workdir] = examples(evaluation, source)
-        _write(workdir / "eval.json", json.dumps(result, indent=2) + "\n")
+        _write(output_path(workdir, "eval.json"), json.dumps(result, indent=2) + "\n")
         print(table(result))
     for workdir, config in configs.items():
         records = read_records(workdir)
-        page = render(str(workdir), results[str(workdir)], spec_from(config), records, shown[workdir], results)
-        _write(workdir / "report.html", page)
-        say(f"written: {workdir / 'eval.json'}, {workdir / 'report.html'}")
+        result, spec = results[str(workdir)], spec_from(config)
+        page = render(str(workdir), result, spec, records, shown[workdir], results, fields[workdir])
+        _write(output_path(workdir, "report.html"), page)
+        say(f"written: {output_path(workdir, 'eval.json')}, {output_path(workdir, 'report.html')}")
     if len(results) > 1:
         print(f"\n{comparison(results)}")
     return results
+
+
+def output_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Where what a mode says of a model goes: into its workdir, or beside its file."""
+    return workdir.with_name(f"{workdir.stem}.{name}") if workdir.is_file() else workdir / name
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -7,6 +7,8 @@ Nested from the outside in, as ``config.eval`` asks for it:
 * the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
   if ``flip`` is set;
 * a view is what the network sees.
+
+Where ``config.eval.crf`` is set, the probabilities of the whole image are then refined by the CRF of `gcn_jax.crf`.
 """
 
 import math
@@ -21,13 +23,15 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
+from gcn_jax import crf
+from gcn_jax.checks import check_values
 from gcn_jax.compilation import options
 from gcn_jax.data.sources import spec_from
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
+from gcn_jax.export import load_trained
 from gcn_jax.mesh import put, replicated
 from gcn_jax.models import GCN
 from gcn_jax.models.resnet import STRIDE
@@ -60,6 +64,7 @@ class Inference:
     def __init__(self, model: GCN, config: ml_collections.ConfigDict, mesh: Mesh | None = None):
         self._model, self._config, self._mesh = model, config, mesh
         data, space = (mesh.shape["data"], mesh.shape["space"]) if mesh else (1, 1)
+        self._crf = crf.parse(config.eval.crf)
         self.batch_size = math.ceil(config.eval.batch_size / data) * data
         self._multiple = STRIDE * space
         if space > 1 and config.eval.window % self._multiple:
@@ -100,15 +105,20 @@ class Inference:
           A function that waits for the labels: uint8 [H, W] of each image.
 
         Raises:
-          UserError: if the window is larger than the image.
+          UserError: if the window is larger than the image, or the image too large for the CRF.
         """
         shape = self.canvas(*images[0].shape[:2])
         if shape is None:
             assert len(images) == 1
+            if self._crf:
+                return lambda: [_labels(self.probabilities(variables, images[0]))]
             parts = list(self._windows(variables, images[0], as_labels=True))
             return lambda: [_join(parts, images[0].shape)]
         batch = [pad(image, *shape, self._config.data.mean) for image in images]
         batch += batch[:1] * (self.batch_size - len(batch))  # fills up a batch: compiled for one size, and not counted
+        if self._crf:
+            fused = self._probabilities(variables, self._put(np.stack(batch)))
+            return lambda: [_labels(self._refined(x, np.asarray(fused)[i])) for i, x in enumerate(images)]
         labels = self._labels(variables, self._put(np.stack(batch)))
         return lambda: [np.asarray(labels)[i, : x.shape[0], : x.shape[1]] for i, x in enumerate(images)]
 
@@ -116,10 +126,20 @@ class Inference:
         """The probability of each class: uint8 [H, W, 3] RGB -> float32 [H, W, num_classes]."""
         shape = self.canvas(*image.shape[:2])
         if shape is None:
-            return _join(list(self._windows(variables, image, as_labels=False)), image.shape)
+            return self._refined(image, _join(list(self._windows(variables, image, as_labels=False)), image.shape))
         canvas = pad(image, *shape, self._config.data.mean)
         batch = np.repeat(canvas[None], self.batch_size, axis=0)
-        return np.asarray(self._probabilities(variables, self._put(batch)))[0, : image.shape[0], : image.shape[1]]
+        return self._refined(image, np.asarray(self._probabilities(variables, self._put(batch)))[0])
+
+    def _refined(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """The probabilities, float32 [H, W, C] or larger, of an image, by the CRF if there is one."""
+        probabilities = probabilities[: image.shape[0], : image.shape[1]]
+        if not self._crf:
+            return probabilities
+        try:
+            return crf.refine(image, crf.log_probabilities(probabilities), self._crf)
+        except ValueError as error:
+            raise UserError(f"config.eval.crf={self._config.eval.crf}: {error}") from error
 
     def _put(self, batch: np.ndarray) -> jax.Array:
         return put(batch, self._mesh) if self._mesh else jnp.asarray(batch)
@@ -222,6 +242,10 @@ class Inference:
         return rows, jnp.where(is_reached[:, None, None], jnp.roll(total, -step, axis=0), 0)
 
 
+def _labels(probabilities: np.ndarray) -> np.ndarray:
+    return probabilities.argmax(-1).astype(np.uint8)
+
+
 def _join(parts: list[tuple[jax.Array, int]], shape: tuple[int, ...]) -> np.ndarray:
     """One array of an image's size from rows of it that are on the device."""
     return np.concatenate([np.asarray(rows)[:count, : shape[1]] for rows, count in parts])[: shape[0]]
@@ -271,24 +295,24 @@ def _checked(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def load(workdir: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) -> Segmenter:
-    """Loads a trained model from the workdir of its run.
+def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) -> Segmenter:
+    """Loads a trained model from the workdir of its run, or from a file of ``--mode=export``.
 
     Args:
-      workdir: such as "runs/voc/stage3".
-      checkpoint: "best" by mean IoU (the newest if none was evaluated) or "latest".
+      source: such as "runs/voc/stage3" or "model.safetensors".
+      checkpoint: of a workdir: "best" by mean IoU (the newest if none was evaluated) or "latest".
       **protocol: values of ``config.eval`` that differ from the run's, such as ``scales=(0.75, 1.0, 1.25)``,
-        ``flip=True`` or ``window=1024``.
+        ``flip=True``, ``window=1024`` or ``crf="voc"``.
 
     Raises:
-      UserError: (a `ValueError`) if there is no checkpoint, or a value of the protocol is wrong.
+      UserError: (a `ValueError`) if there is no checkpoint, the file is damaged, or a value of the protocol is wrong.
     """
-    workdir = pathlib.Path(workdir)
-    config = config_lib.load(workdir)
+    source = pathlib.Path(source)
+    config = config_lib.load(source)
     for key, value in protocol.items():
         if key not in config.eval:
             raise UserError(f"config.eval.{key}: unknown key; known: {', '.join(config.eval)}")
         config.eval[key] = value
-    config_lib.check_values(config)
-    _, variables = checkpoints.load_variables(workdir, checkpoint, averaged=config.optimizer.ema_decay > 0)
+    check_values(config)
+    _, variables = load_trained(source, checkpoint)
     return Segmenter(config_lib.model_from(config), variables, config)

@@ -9,15 +9,15 @@ from functools import partial
 import ml_collections
 import numpy as np
 
-from gcn_jax import checkpoints, submissions
 from gcn_jax import config as config_lib
+from gcn_jax import submissions
 from gcn_jax.data.images import IMAGE_SUFFIXES, read_image
 from gcn_jax.data.sources import KNOWN, Source, open_part, spec_from
 from gcn_jax.errors import UserError
+from gcn_jax.export import load_trained
 from gcn_jax.inference import Segmenter
-from gcn_jax.logs import say
 from gcn_jax.pictures import overlay, save_picture
-from gcn_jax.progress import bar
+from gcn_jax.progress import bar, say
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[l
     """Where each image's labels go and, unless they are for a server, its overlay.
 
     Raises:
-      UserError: if two images would share an output, or an output would overwrite an image.
+      UserError: if two images would share an output, or one would overwrite an image or lie elsewhere.
     """
     masks = submissions.mask_folder(form, folder)
     outputs = [[masks / f"{item.stem}.png"] for item in inputs]
@@ -71,6 +71,8 @@ def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[l
     owner: dict[pathlib.Path, Input] = {}
     for item, paths in zip(inputs, outputs, strict=True):
         for path in paths:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"--input: the name {item.stem!r} would lead out of --output={folder}; rename it")
             if path.resolve() in images:
                 raise UserError(f"--output={folder}: {path.name} would overwrite an input image; choose another folder")
             if path in owner:
@@ -90,8 +92,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     form, spec, inputs = config.predict.format, spec_from(config), find_inputs(pattern, config)
     submissions.check(form, spec, [item.stem for item in inputs])
     outputs = plan_outputs(inputs, form, folder)
-    averaged = config_lib.load(workdir).optimizer.ema_decay > 0
-    step, variables = checkpoints.load_variables(workdir, config.eval.checkpoint, averaged=averaged)
+    step, variables = load_trained(workdir, config.eval.checkpoint)
+    if config.predict.crf:
+        config = config.copy_and_resolve_references()
+        config.eval.crf = config.predict.crf
     segmenter = Segmenter(config_lib.model_from(config), variables, config)
     try:
         for paths in outputs:

@@ -9,8 +9,8 @@ from gcn_jax.checkpoints import make_workdir
 from gcn_jax.data.pipeline import TrainBatches
 from gcn_jax.data.sources import open_part, open_sources, parse, spec_from
 from gcn_jax.data.specs import VOID, DatasetSpec
-from gcn_jax.logs import say
 from gcn_jax.pictures import contact_sheet, save_picture
+from gcn_jax.progress import say
 
 _NUM_SAMPLES = 12
 

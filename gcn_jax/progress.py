@@ -1,8 +1,13 @@
-"""Progress bars: live on a terminal, a line now and then in a log file."""
+"""What a person watches: lines on stderr, and progress bars, live on a terminal, now and then in a log file."""
 
 import sys
 
 from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """Prints a line for the user, at once."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def bar(description: str, total: int | None, unit: str, **options) -> tqdm:

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
+from gcn_jax import compilation
 from gcn_jax.losses import cross_entropy
 from gcn_jax.models import GCN
+from gcn_jax.optim import join_fixed, split_fixed
 
 PyTree = Any
 Batch = dict[str, jax.Array]
@@ -45,21 +48,33 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(split_fixed(params, config.model.freeze)[0]),
         ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
     )
 
 
 def normalize(images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    """uint8 [B, H, W, 3] -> float32, minus the mean, divided by the standard deviation."""
+    """RGB uint8 [B, H, W, 3] -> float32, minus the mean, divided by the standard deviation, as RGB or BGR."""
     mean, std = (np.asarray(config.data[key], np.float32)[None, None, None] for key in ("mean", "std"))
-    return (images.astype(jnp.float32) - mean) / std
+    images = (images.astype(jnp.float32) - mean) / std
+    return images[..., ::-1] if config.data.channels == "BGR" else images
 
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm of all numbers in a tree, float32. By products: XLA sums squares slowly on a CPU."""
     squares = [jnp.vdot(leaf, leaf, precision=jax.lax.Precision.HIGHEST) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares))
+
+
+def make_loss(model: GCN, config: ml_collections.ConfigDict) -> Callable[..., tuple[jax.Array, PyTree]]:
+    """Returns ``(trained, fixed, batch_stats, batch) -> (loss, batch_stats)``, see `split_fixed` for the first two."""
+
+    def loss_fn(trained: PyTree, fixed: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+        variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
+        logits, updated = model.apply(variables, normalize(batch["image"], config), train=True, mutable=["batch_stats"])
+        return cross_entropy(logits, batch["label"], config.optimizer.loss), updated["batch_stats"]
+
+    return loss_fn
 
 
 def make_train_step(
@@ -71,16 +86,13 @@ def make_train_step(
     ``grad_norm``, of this batch, before the update.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        def loss_fn(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            images = normalize(batch["image"], config)
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-            return cross_entropy(logits, batch["label"], config.optimizer.loss), updated["batch_stats"]
+    loss_and_grads = jax.value_and_grad(make_loss(model, config), has_aux=True)
 
-        (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        trained, fixed = split_fixed(state.params, config.model.freeze)
+        (loss, batch_stats), grads = loss_and_grads(trained, fixed, state.batch_stats, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = join_fixed(optax.apply_updates(trained, updates), fixed)
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = optax.incremental_update(params, ema_params, 1 - config.optimizer.ema_decay)
@@ -88,3 +100,11 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": global_norm(grads)}
 
     return train_step
+
+
+def jit_train_step(
+    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh
+) -> Any:
+    """The step as training runs it on a mesh's devices: jitted, the state donated."""
+    step = make_train_step(model, optimizer, config)
+    return jax.jit(step, donate_argnums=0, compiler_options=compilation.options(mesh))

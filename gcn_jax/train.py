@@ -1,33 +1,38 @@
 """Training: the whole loop, readable from top to bottom."""
 
+import os
 import pathlib
 import signal
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
 
 import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
+from gcn_jax import agreement
 from gcn_jax import checkpoints as checkpoints_lib
-from gcn_jax import compilation
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints
 from gcn_jax.data.pipeline import TrainBatches
-from gcn_jax.data.sources import open_sources
-from gcn_jax.errors import UserError
+from gcn_jax.data.sources import Source, open_sources
+from gcn_jax.errors import TrainingError, UserError
 from gcn_jax.evaluate import Evaluator, as_json, table
-from gcn_jax.logs import Progress, RunLog, say
-from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
+from gcn_jax.export import load_trained
+from gcn_jax.logs import Progress, RunLog
+from gcn_jax.mesh import check_divides, gather, make_mesh, put, put_batch, replicated, shard
 from gcn_jax.metrics import SCORES
-from gcn_jax.models import init_variables
+from gcn_jax.model_file import is_model_file
+from gcn_jax.models import GCN, init_variables
+from gcn_jax.models.weights import read_backbone
 from gcn_jax.optim import learning_rate, make_optimizer
-from gcn_jax.steps import PyTree, init_state, make_train_step
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint is kept."""
+from gcn_jax.progress import bar, say
+from gcn_jax.statistics import reestimate_statistics
+from gcn_jax.steps import PyTree, init_state, jit_train_step, normalize
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -36,57 +41,78 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     The order at each step is fixed: save state and iterator, evaluate, next batch, train, log. The iterator never
     moves between a step and its save, which makes a resumed run equal, bit for bit, to one that was never stopped.
 
-    Where the weights come from: the workdir's newest checkpoint, else ``config.init_from``, else random.
+    Where the weights come from: the workdir's newest checkpoint, else ``config.init_from`` (all of them from a run or
+    an exported model, the backbone's from a file of pretrained weights), else random.
 
     Raises:
       UserError: before any long work, naming the config key or file.
-      TrainingError: if the loss or the gradient is not finite.
+      TrainingError: if the loss or the gradient is not finite, the disk is full, or another process has died.
     """
-    mesh = make_mesh(config)
-    check_divides(config, mesh)
-    is_resumed = bool(checkpoints_lib.saved_steps(workdir))
-    check_start(config, workdir, is_resumed)
-    checkpoints_lib.make_workdir(workdir)
-    train_source, eval_source = open_sources(config)
+    is_first = jax.process_index() == 0
+    with agreement.agreed(agreement.of_config(config)):
+        mesh = make_mesh(config)
+        check_divides(config, mesh)
+        was_resumed = bool(checkpoints_lib.saved_steps(workdir))
+        check_start(config, workdir, was_resumed)
+    if is_first:
+        checkpoints_lib.set_damaged_aside(workdir)
+    is_resumed = gather(bool(checkpoints_lib.saved_steps(workdir)))[0]
+    data: dict[str, str] = {}
+    with agreement.agreed(data):
+        if was_resumed and not is_resumed:
+            check_start(config, workdir, is_resumed)
+        model, optimizer = config_lib.model_from(config), make_optimizer(config)
+        variables = init_variables(model, config.seed)
+        if config.init_from and not is_resumed:
+            variables = start_weights(config, variables)
+        checkpoints_lib.make_workdir(workdir)
+        train_source, eval_source = open_sources(config)
+        data.update(agreement.of_data(config, train_source, eval_source))
+    agreement.check_shared(workdir)
     say(f"training on {len(train_source)} images of {config.data.train}")
     say(f"evaluating on {len(eval_source)} images of {config.data.eval}")
     say(f"{mesh.size} {jax.devices()[0].device_kind} device(s), mesh {dict(mesh.shape)}")
 
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    variables = start_weights(config) if config.init_from and not is_resumed else init_variables(model, config.seed)
+    if config.reestimate.batches and not is_resumed:
+        variables = with_own_statistics(config, model, variables, train_source, mesh)
     state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
     say(f"{parameter_overview.count_parameters(state.params):,} parameters")
-    train_step = jax.jit(
-        make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=compilation.options()
-    )
+    train_step = jit_train_step(model, optimizer, config, mesh)
     evaluator = Evaluator(eval_source, mesh, config)
-    shard = (jax.process_index(), jax.process_count())
-    batches, rate = TrainBatches(train_source, config, shard), learning_rate(config)
+    batches, rate = TrainBatches(train_source, config, shard(mesh)), learning_rate(config)
 
-    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, StopSignals() as stop, ExitStack() as opened:
+    with (
+        failures_told(workdir),
+        Checkpoints(workdir, config.keep_checkpoints) as checkpoints,
+        StopSignals() as stop,
+        ExitStack() as opened,
+    ):
         if restored := checkpoints.restore(state):
             state, iterator_state = restored
             batches.set_state(iterator_state)
             say(f"resuming from step {int(state.step)} of {workdir}")
-        config_lib.save(config, workdir)
+        if is_first:
+            config_lib.save(config, workdir)
         start = int(state.step)
-        log = opened.enter_context(closing(RunLog(workdir, start)))
+        log = opened.enter_context(closing(RunLog(workdir, start, is_first)))
         progress = Progress(start, config.num_steps, config.batch_size)
         unread: list[dict[str, jax.Array]] = []  # metrics of the steps since the last log; they stay on the device
         for step in range(start, config.num_steps + 1):
+            stop.agree(step)
             is_last = step == config.num_steps
             is_eval_due = is_last or (step > 0 and step % config.eval_every == 0)
             is_save_due = is_eval_due or stop.received or (step > 0 and step % config.checkpoint_every == 0)
             is_log_due = is_last or step % config.log_every == 0
             if unread and (is_save_due or is_log_due):
                 means = check_finite(step, unread, workdir)
+                checkpoints.check()
                 if is_log_due:
                     means["learning_rate"] = float(rate((step - 1) // config.optimizer.accumulate))
                     log.scalars(step, progress.report(step, means))
                     unread = []
             if is_save_due:
                 checkpoints.save(state, batches.get_state())
-            if is_eval_due and not log.has(step, "miou"):
+            if is_eval_due and not gather(log.has(step, "miou"))[0]:
                 evaluation = evaluator(state.eval_variables(), should_stop=lambda: bool(stop.received))
                 if evaluation is not None:
                     result = as_json(evaluation, config, step)
@@ -110,6 +136,23 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         say(f"done: {workdir}; best mean IoU {best[1]:.4f} at step {best[0]}")
 
 
+@contextmanager
+def failures_told(workdir: pathlib.Path) -> Iterator[None]:
+    """Turns what a full disk or a dead process leads to into a `TrainingError`."""
+    try:
+        yield
+    except OSError as error:
+        path, reason = error.filename or workdir, error.strerror or error
+        raise TrainingError(f"{path}: {reason}; the last good checkpoint is in {workdir}") from error
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or isinstance(error, UserError):
+            raise
+        raise TrainingError(
+            f"another process may have died ({str(error).splitlines()[0]}); start all of them again, and they go on "
+            f"from the last checkpoint in {workdir}"
+        ) from error
+
+
 def check_finite(step: int, unread: list[dict[str, jax.Array]], workdir: pathlib.Path) -> dict[str, float]:
     """The means of the steps' metrics up to `step`; raises `TrainingError` naming the first that is not finite."""
     values = {key: np.array([metrics[key] for metrics in unread]) for key in unread[0]}
@@ -130,24 +173,68 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, is_res
         advice = "choose another --workdir, or delete this one to start anew"
         config_lib.check_same_model(config, workdir, "--workdir", advice)
     elif config.init_from:
-        source = pathlib.Path(config.init_from)
-        advice = "train that first, name another workdir, or start from random weights with --config.init_from="
-        if not checkpoints_lib.saved_steps(source):
+        source = _init_from(config)
+        advice = "train that first, name another workdir or file, or start from random weights: --config.init_from="
+        if not source.is_file() and not checkpoints_lib.saved_steps(source):
             raise UserError(f"config.init_from={source}: holds no checkpoint; {advice}")
-        config_lib.check_same_model(config, source, "config.init_from", advice)
+        if not source.is_file() or is_model_file(source):
+            config_lib.check_same_model(config, source, "config.init_from", advice)
 
 
-def start_weights(config: ml_collections.ConfigDict) -> dict[str, PyTree]:
-    """The best weights of the run in ``config.init_from``."""
-    source = pathlib.Path(config.init_from)
-    averaged = config_lib.load(source).optimizer.ema_decay > 0
-    step, variables = checkpoints_lib.load_variables(source, "best", averaged=averaged)
+def _init_from(config: ml_collections.ConfigDict) -> pathlib.Path:
+    return pathlib.Path(config.init_from).expanduser()
+
+
+def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The weights in ``config.init_from``: a run's best, an exported model's, or random ones but for the backbone's.
+
+    Args:
+      config: of this run.
+      variables: random.
+
+    Raises:
+      UserError: naming what is wrong with the file.
+    """
+    source = _init_from(config)
+    if source.is_file() and not is_model_file(source):
+        try:
+            variables, report = read_backbone(variables, source)
+        except ValueError as error:
+            raise UserError(f"config.init_from={error}") from error
+        for line in report.lines():
+            say(line)
+        return variables
+    step, variables = load_trained(source, "best")
     say(f"starting from step {step} of {source}")
     return variables
 
 
+def with_own_statistics(
+    config: ml_collections.ConfigDict, model: GCN, variables: dict[str, PyTree], source: Source, mesh: Mesh
+) -> dict[str, PyTree]:
+    """The variables with batch norm's statistics of ``config.reestimate.batches`` training batches."""
+    drawn = config.copy_and_resolve_references()
+    drawn.update(batch_size=config.reestimate.batch_size, num_steps=config.reestimate.batches)
+    batches = TrainBatches(source, drawn, shard(mesh))
+    normalized = jax.jit(lambda images: normalize(images, config))
+    with bar("statistics", config.reestimate.batches, "batch") as progress:
+
+        def images():
+            for batch in batches:
+                yield normalized(put(batch["image"], mesh))
+                progress.update()
+
+        try:
+            return reestimate_statistics(model, jax.device_put(variables, replicated(mesh)), images())
+        except ValueError as error:
+            raise UserError(f"config.reestimate.batches={config.reestimate.batches}: {error}") from error
+
+
 class StopSignals:
-    """Notes SIGTERM and SIGINT while it is open; a second one has its usual effect.
+    """Notes SIGTERM, which is also how a cloud says that it will take a machine, and SIGINT, while it is open.
+
+    A second one has its usual effect. Where several processes run, JAX heeds SIGTERM: it tells all of them, and they
+    stop at the same step.
 
     Attributes:
       received: the signal's name, "" if there was none.
@@ -156,14 +243,24 @@ class StopSignals:
     received = ""
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,)
+        self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.received = signal.Signals(number).name
-        say(f"{self.received}: saving, then stopping")
         self._restore()
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.received = signal.Signals(number).name
+            say(f"{self.received}: saving, then stopping")
+
+    def agree(self, step: int) -> None:
+        """Heeds the notice that any of several processes has got; all call this at every step."""
+        if not self.received and multihost_utils.reached_preemption_sync_point(step):
+            self.received = signal.SIGTERM.name
+            say(f"{self.received}: saving, then stopping")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

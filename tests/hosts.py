@@ -4,13 +4,40 @@ import json
 import sys
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from gcn_jax import config as config_lib
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.evaluate import Evaluator, as_json
-from gcn_jax.mesh import gather, make_mesh, replicated
+from gcn_jax.mesh import gather, make_mesh, put, replicated, shard
 from gcn_jax.models import init_variables
 from gcn_jax.steps import PyTree
+
+LAYOUTS = (  # [data, space] of six devices, two for each of three processes, and the share that each process reads
+    ([[0], [1], [2], [3], [4], [5]], [(0, 3), (1, 3), (2, 3)]),
+    ([[4], [2], [0], [1], [5], [3]], [(2, 3), (1, 3), (0, 3)]),  # as a TPU's may be
+    ([[0, 1], [2, 3], [4, 5]], [(0, 3), (1, 3), (2, 3)]),
+    ([[0, 2, 4], [1, 3, 5]], [(0, 1), (0, 1), (0, 1)]),
+    ([[0, 1, 2, 3, 4, 5]], [(0, 1), (0, 1), (0, 1)]),
+)
+
+
+def check_put(index: int) -> None:
+    """Each process gives the rows of the places along "data" that it has devices at; each device gets its part."""
+    whole = np.random.default_rng(0).integers(0, 256, (12, 6, 4, 3), np.uint8)
+    for layout, shares in LAYOUTS:
+        mesh = Mesh(np.array(jax.devices())[np.array(layout)], ("data", "space"))
+        assert shard(mesh) == shares[index], layout
+        rows = np.split(whole, len(layout))
+        own = [part for part, places in zip(rows, layout, strict=True) if {2 * index, 2 * index + 1} & {*places}]
+        array = put(np.concatenate(own), mesh)
+        assert array.shape == whole.shape
+        for part in array.addressable_shards:
+            np.testing.assert_array_equal(part.data, whole[part.index], str(layout))
+            place, column = np.argwhere(mesh.devices == part.device)[0]
+            expected = np.split(rows[place], len(layout[0]), axis=1)[column]
+            np.testing.assert_array_equal(part.data, expected, str(layout))
 
 
 def main(address: str, count: int, index: int, config_path: str) -> None:
@@ -20,6 +47,7 @@ def main(address: str, count: int, index: int, config_path: str) -> None:
     with open(config_path) as file:
         config.update(json.load(file))
     assert gather({"sum": 2**53 + index}) == [{"sum": 2**53 + i} for i in range(count)]
+    check_put(index)
     mesh = make_mesh(config)
     assert mesh.size == 2 * count
     variables: PyTree = jax.tree.map(

@@ -170,7 +170,7 @@ def test_eval_compares_runs_of_different_models(finished, cache, tmp_path):
     assert "boundary accuracy" in table[0]
     for line, workdir in zip(table[2:], (finished, other), strict=True):
         result = json.loads((workdir / "eval.json").read_text())
-        assert result["protocol"] == {"scales": [1.0], "flip": True, "window": 0, "stride": 0}
+        assert result["protocol"] == {"scales": [1.0], "flip": True, "window": 0, "crf": "", "stride": 0}
         scores = [f"{100 * result[key]:.2f}" for key in ("miou", "boundary_accuracy", "internal_accuracy")]
         assert [score for score in line.split()[1:] if score in scores] == scores
         page = (workdir / "report.html").read_text()
@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
         (["--mode=eval"], "not a workdir of a training run"),
         (["--config.eval.window=20"], "config.eval.window must be at least 32 pixels"),
         (["--config.eval.scales=1.0,-1.0"], "config.eval.scales must be one or more positive numbers"),
-        (["--workdir=other"], "--workdir: --mode=train takes one; only eval compares several"),
+        (["--workdir=other"], "--workdir: --mode=train takes one; only eval and receptive_field compare several"),
         (["--mode=predict"], "--mode=predict needs --input"),
         (["stray"], "unexpected argument 'stray'"),
     ],

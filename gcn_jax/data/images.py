@@ -18,13 +18,15 @@ MAX_PIXELS = 2**27
 # Labels are bytes: ids below 254, 254 among the labels of colours for a colour that no class has, 255 for void.
 MAX_CLASSES = 254
 NO_CLASS = 254
+# Those of Pillow's formats that are read: each by its decoder alone (for EPS, Pillow would run Ghostscript).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     """Reads an image's header; its pixels are not decoded yet."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
@@ -47,7 +49,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decodes a photograph, turned upright by its EXIF orientation; of 16-bit channels the high bytes are taken.
 
     Args:
-      data: a file's bytes, of any format and colour mode that Pillow reads, but for 32-bit channels.
+      data: a file's bytes, of any usual format and any colour mode but 32-bit channels.
       name: of the file, for messages.
 
     Returns:

@@ -87,12 +87,14 @@ class ShapesSource:
 class RecordSource:
     """Prepared records, decoded as they are read."""
 
-    def __init__(self, directory: str, name: str):
-        """Opens the records of "data set/split" that a builder wrote to a directory."""
-        builder = tfds.builder_from_directory(directory)
+    def __init__(self, builder: SegmentationBuilder):
+        """Opens the records that a builder has prepared.
+
+        By the builder, not by their directory alone: tfds would import any module that a file in it names.
+        """
         skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-        self._records: Any = builder.as_data_source(split=name.partition("/")[2], decoders=skip)
-        self._directory, self._name = directory, name
+        self._records: Any = builder.as_data_source(split=builder.split, decoders=skip)
+        self._directory, self._name = builder.data_dir, f"{builder.name}/{builder.split}"
         self.image_ids: Sequence[str] = builder.info.metadata["image_ids"]
         self._pixels = builder.info.metadata["pixels"]
 
@@ -219,7 +221,7 @@ def open_part(name: str, split: str, config: ml_collections.ConfigDict) -> Split
         return FolderSource(folder.LabelledFolder(config), split, config.data.classes)
     builder = BUILDERS[name](split, config.data_dir, pathlib.Path(config.cache_dir).expanduser())
     builder.prepare()
-    return RecordSource(builder.data_dir, f"{name}/{split}")
+    return RecordSource(builder)
 
 
 def open_source(key: str, config: ml_collections.ConfigDict) -> Source:

@@ -38,6 +38,11 @@ class Files(ABC):
         """Yields what changes when the files do (size and time): one stamp a name, or one for a whole archive."""
 
 
+def _leaves(name: str) -> bool:
+    """Whether a name leads out of the folder that it is relative to."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
 class Folder(Files):
     """Files below a folder."""
 
@@ -45,6 +50,8 @@ class Folder(Files):
         self._root = root
 
     def read(self, name: str) -> bytes:
+        if _leaves(name):
+            raise UserError(f"{self.describe(name)}: refused: it lies outside {self._root}")
         try:
             return (self._root / name).read_bytes()
         except OSError as error:
@@ -78,7 +85,7 @@ class _Archived(Files):
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
             raise UserError(f"{self._path}: damaged or truncated archive ({error}); fetch it again") from error
         for name in members:
-            if name.startswith("/") or ".." in name.split("/"):
+            if _leaves(name):
                 raise UserError(f"{self._path}: refused: its file {name!r} would lie outside the archive's folder")
         if not any(name.startswith(self._prefix) for name in members):
             raise UserError(f"{self._path}: holds no {self._prefix}; is it the official archive?")

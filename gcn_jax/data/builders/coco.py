@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
 from gcn_jax.data.builders.official import Archive, find
+from gcn_jax.data.images import MAX_PIXELS
 from gcn_jax.data.specs import COCO_TO_VOC, VOC, VOID
 from gcn_jax.errors import UserError
 
@@ -109,6 +110,8 @@ def draw(instances: list[dict[str, Any]], height: int, width: int, name: str) ->
     Raises:
       UserError: naming an annotation that cannot be drawn.
     """
+    if height * width > MAX_PIXELS:
+        raise UserError(f"{name}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
     label = np.zeros((height, width), np.uint8)
     for instance in sorted(instances, key=lambda i: (not i["iscrowd"], -i["area"], i["id"])):
         try:
@@ -117,6 +120,8 @@ def draw(instances: list[dict[str, Any]], height: int, width: int, name: str) ->
                 outline = coco_mask.frPyObjects(outline, height, width)
             if isinstance(outline, list):
                 outline = coco_mask.merge(outline)
+            if list(outline["size"]) != [height, width]:
+                raise ValueError(f"its size is {outline['size']}, not that of the image")
             inside = coco_mask.decode(outline).astype(bool)
             label[inside] = VOID if instance["iscrowd"] else instance["class_id"]
         except Exception as error:  # the library raises plain Exceptions

@@ -1,0 +1,82 @@
+"""What a compiled program sends between devices, and to and from their main memory, read from its text."""
+
+import math
+import re
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+
+_OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.+?) ({'|'.join(KINDS)})(-start)?\(", re.MULTILINE)
+_ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.+?) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE)
+_ON_CHIP = "S(1)"  # in an array's layout: a TPU's fast memory
+_NO_TRAFFIC = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
+
+
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """Counts the collectives of a program.
+
+    Args:
+      text: of the compiled program, as `jax.stages.Compiled.as_text` gives it, without loops around collectives.
+
+    Returns:
+      kind -> ``{"count": ..., "bytes": ...}``, the bytes being those of the results on one device; kinds that occur.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for shape, kind, start in _OPERATION.findall(text):
+        if start and kind in ("all-gather", "collective-permute"):  # operands, results, and a permute's flags
+            shape = _parts(shape)[1]
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
+        entry["count"] += 1
+        entry["bytes"] += sum(_num_bytes(dtype, dims) for dtype, dims, _ in _ARRAY.findall(shape))
+    return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def main_memory_bytes(text: str) -> int:
+    """Bytes that a TPU's program reads from and writes to main memory.
+
+    The compiler's own "bytes accessed" also count what stays on the chip, and a copy to there and its use as two. Here
+    an operation counts its operands and results in main memory, without the padding of their tiles.
+    """
+    entry = text[text.index("\nENTRY") :]
+    shapes: dict[str, str] = {}
+    total = 0
+    for name, shape, operation, arguments in _INSTRUCTION.findall(entry):
+        shapes[name] = shape
+        operands = [shapes.get(operand, "") for operand in dict.fromkeys(re.findall(r"%?([\w.-]+)", arguments))]
+        if operation in _NO_TRAFFIC or operation.endswith("-done"):
+            continue
+        if operation in ("slice", "slice-start"):  # read no more than they copy
+            result = _parts(shape)[1] if operation == "slice-start" else shape
+            copied = sum(_num_bytes(dtype, dims) for dtype, dims, _ in _ARRAY.findall(result))
+            total += copied * sum(_in_main_memory(part) > 0 for part in (operands[0], result))
+        elif operation.endswith("-start"):  # its shape names the operands again
+            total += _in_main_memory(operands[0]) + _in_main_memory(_parts(shape)[operation != "copy-start"])
+        else:
+            total += _in_main_memory(shape) + sum(map(_in_main_memory, operands))
+    return total
+
+
+def _in_main_memory(shape: str) -> int:
+    return sum(_num_bytes(dtype, dims) for dtype, dims, layout in _ARRAY.findall(shape) if _ON_CHIP not in layout)
+
+
+def traffic(found: dict[str, dict[str, int]]) -> int:
+    """Bytes that a device sends, at most: twice an all-reduce's (a ring's, on many devices), once all others'."""
+    return sum((2 if kind == "all-reduce" else 1) * entry["bytes"] for kind, entry in found.items())
+
+
+def _parts(shape: str) -> list[str]:
+    """The elements of a tuple's shape, "(a, (b, c))" -> ["a", "(b, c)"]."""
+    parts, depth, start = [], 0, 1
+    for i, letter in enumerate(shape):
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth == (1 if letter == "," else 0):
+            parts.append(shape[start:i])
+            start = i + 1
+    return parts
+
+
+def _num_bytes(dtype: str, dims: str) -> int:
+    bits = re.search(r"\d+", dtype)
+    size = 1 if bits is None else int(bits[0]) / 8  # "pred" is a byte
+    return math.ceil(size * math.prod(int(dim) for dim in dims.split(",") if dim))
