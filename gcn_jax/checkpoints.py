@@ -41,6 +41,12 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal())
 
 
+def last_good(workdir: pathlib.Path) -> str:
+    """Which checkpoint is left, in words for the message that ends a run."""
+    *_, newest = [None, *saved_steps(workdir)]
+    return f"the last good checkpoint is {workdir}/checkpoints/{newest}" if newest else "there is no checkpoint yet"
+
+
 def set_damaged_aside(workdir: pathlib.Path) -> None:
     """Sets the newest checkpoints aside until one is whole; says so."""
     for step in reversed(saved_steps(workdir)):
@@ -128,9 +134,9 @@ class Checkpoints:
             yield
         except Exception as error:  # of many kinds, as there are many layers below
             folder = pathlib.Path(self._manager.directory)
-            steps = saved_steps(folder.parent)
-            last = f"the last good checkpoint is {folder / str(steps[-1])}" if steps else "there is no checkpoint yet"
-            raise TrainingError(f"{folder}: cannot be written ({_reason(error)}); {last}") from error
+            raise TrainingError(
+                f"{folder}: cannot be written ({_reason(error)}); {last_good(folder.parent)}"
+            ) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Restores the newest checkpoint, laid out on devices as `like`; None if there is none.

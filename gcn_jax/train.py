@@ -143,7 +143,7 @@ def failures_told(workdir: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         path, reason = error.filename or workdir, error.strerror or error
-        raise TrainingError(f"{path}: {reason}; the last good checkpoint is in {workdir}") from error
+        raise TrainingError(f"{path}: {reason}; {checkpoints_lib.last_good(workdir)}") from error
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if jax.process_count() == 1 or isinstance(error, UserError):
             raise
@@ -161,8 +161,9 @@ def check_finite(step: int, unread: list[dict[str, jax.Array]], workdir: pathlib
         first = int(np.argmin(is_finite))
         found = ", ".join(f"{key} {array[first]}" for key, array in values.items())
         raise TrainingError(
-            f"step {step - len(unread) + first + 1}: not finite ({found}); nothing was saved since, the last good "
-            f"checkpoint is in {workdir}; lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
+            f"step {step - len(unread) + first + 1}: not finite ({found}); nothing was saved since, "
+            f"{checkpoints_lib.last_good(workdir)}; lower config.optimizer.learning_rate or set "
+            "config.optimizer.clip_norm"
         )
     return {key: float(array.mean()) for key, array in values.items()}
 

@@ -83,6 +83,11 @@ def two(folder, workdirs, *args, own=((), ()), counts=(2, 2)):
     return [(status, err) for status, (_, err) in (fork.end() for fork in forks)]
 
 
+def error_line(err):
+    """What `run.py` says, among lines that JAX writes when another process leaves."""
+    return next(line for line in reversed(err.splitlines()) if line.startswith("run.py: error: "))
+
+
 def srun(count, nodes, **others):
     """What srun sets for each of the tasks."""
     common = {"SLURM_JOB_ID": "123", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
@@ -152,7 +157,7 @@ def test_processes_with_other_values_say_which(folder, tmp_path):
     own = ((), ("--config.batch_size=8", "--config.model.kernel_size=5", "--config.data.num_threads=1"))
     for status, err in two(folder, [tmp_path / "run"] * 2, own=own):
         assert status == 2, err
-        assert err.splitlines()[-1] == (
+        assert error_line(err) == (
             "run.py: error: config.batch_size is 4 in process 0, 8 in process 1; "
             "config.data.num_threads is 4 in process 0, 1 in process 1; "
             "config.model.kernel_size is 3 in process 0, 5 in process 1; "
@@ -166,7 +171,7 @@ def test_processes_with_other_data_say_which(folder, tmp_path):
     own = [(f"--config.data_dir={folder_of_images(tmp_path / str(i), '5', ['1', '2', str(3 + i)])}",) for i in range(2)]
     for status, err in two(folder, [tmp_path / "run"] * 2, *TWO_STEPS, own=own):
         assert status == 2, err
-        line = err.splitlines()[-1]
+        line = error_line(err)
         assert line.startswith("run.py: error: config.data.train='folder/train' is 3 images with ids of digest ")
         assert "in process 0, 3 images with ids of digest" in line
         assert "config.data.eval" not in line
@@ -186,7 +191,7 @@ def test_what_only_one_process_sees_ends_both(folder, tmp_path, own_workdirs, ar
     ends = two(folder, workdirs, *(f"--config.{arg}" for arg in args), counts=counts)
     for (status, err), message in zip(ends, messages, strict=True):
         assert status == 2, err
-        assert message.format(*workdirs) in err.splitlines()[-1]
+        assert message.format(*workdirs) in error_line(err)
         assert "Traceback" not in err
     assert not [path for path in tmp_path.rglob("*") if path not in workdirs], "nothing is left behind"
 
@@ -210,7 +215,7 @@ def test_processes_that_do_not_meet(folder, tmp_path, args, message):
         TIMEOUT * 6
     )
     assert status == 2, err
-    assert message in err.splitlines()[-1]
+    assert message in error_line(err)
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
 
@@ -219,7 +224,7 @@ def test_a_task_of_slurm_does_not_wait_for_ever(folder, tmp_path):
     task = srun(2, nodes=1, JAX_COORDINATOR_PORT=str(free_port()))[1]
     status, (_, err) = train(folder, tmp_path / "run", "--config.distributed.timeout=3", environment=task).end(60)
     assert status == 2, err
-    assert err.splitlines()[-1] == (
+    assert error_line(err) == (
         "run.py: error: SLURM_STEP_NODELIST=localhost: not all 2 processes have met there within 3 s "
         "(config.distributed.timeout); see whether all tasks of the step run, and whether its nodes reach each "
         "other's ports"
