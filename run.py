@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from gcn_jax import config as config_lib
 from gcn_jax import crf_search, distributed, evaluate, export, plan, predict, prepare, receptive_field, train
-from gcn_jax.compilation import enable_cache
+from gcn_jax.compilation import enable_cache, return_memory
 from gcn_jax.errors import TrainingError, UserError
 
 MODES = ("train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "export")
@@ -93,6 +93,7 @@ def main(argv: list[str]) -> int:
     parse_flags(argv)
     logging.set_verbosity(logging.FATAL)  # Orbax tells of every file it touches, and of a failure in every thread
     sys.unraisablehook = _unraisable
+    return_memory()
     config, (workdir, *others) = _CONFIG.value, workdirs()
     output = pathlib.Path(_OUTPUT.value).expanduser()
     if _MODE.value != "train" and (group := distributed.find_group(config)):

@@ -46,12 +46,13 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     import jax
 
     from gcn_jax import config as config_lib
-    from gcn_jax.compilation import options
+    from gcn_jax.compilation import options, return_memory
     from gcn_jax.devices import device_limits
     from gcn_jax.models import init_variables
     from gcn_jax.optim import make_optimizer
     from gcn_jax.steps import init_state, make_train_step, normalize
 
+    return_memory()
     config = config_lib.default()
     config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val", size=args.size)
     config.num_steps = 1000

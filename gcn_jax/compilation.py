@@ -1,5 +1,6 @@
 """How XLA compiles: with which options, and where it keeps the programs."""
 
+import ctypes
 import pathlib
 
 import jax
@@ -7,6 +8,8 @@ import ml_collections
 from jax.sharding import Mesh
 
 from gcn_jax.errors import UserError
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of `jax.monitoring`, also where the cache has it
 
 
 def enable_cache(config: ml_collections.ConfigDict) -> None:
@@ -27,8 +30,28 @@ def enable_cache(config: ml_collections.ConfigDict) -> None:
 def options(mesh: Mesh | None = None) -> dict[str, str]:
     """What to give `jax.jit` as ``compiler_options``, for a mesh's devices or the default ones.
 
-    On a CPU: no operations of the YNNPACK library. With them a training step takes a tenth longer, the 21-channel
-    convolutions three times as long (jax 0.10.2; docs/performance.md).
+    On a CPU: of the YNNPACK library the matrix products alone, which are its fast ones in bfloat16. With its other
+    operations a training step takes a tenth longer, the 21-channel convolutions three times as long (jax 0.10.2;
+    docs/performance.md).
     """
     platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-    return {"xla_cpu_experimental_ynn_fusion_type": ""} if platform == "cpu" else {}
+    products = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+    return products if platform == "cpu" else {}
+
+
+def return_memory() -> None:
+    """Gives the memory that XLA's compiler used back to the system after each compilation (on Linux).
+
+    It is up to a gigabyte, which the C library else keeps for the process: for nothing, as XLA takes a program's own
+    from the system anew.
+    """
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # another system, another C library
+        return
+
+    def heed(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED and duration_secs > 1:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(heed)

@@ -10,7 +10,8 @@ import pytest
 
 from gcn_jax import config as config_lib
 from gcn_jax.mesh import make_mesh, put, replicated
-from gcn_jax.models.conv import Conv, add_shift, conv2d, conv_transpose2d, materialize, max_pool, refine, refine_packed
+from gcn_jax.models.conv import Conv, add_shift, conv2d, conv_transpose2d, max_pool, refine, refine_packed
+from gcn_jax.models.xla import after, relu_once, sum_of_squares
 
 
 def normal(*shape, seed=0):
@@ -50,11 +51,41 @@ def test_gradients_are_xlas(kernel_size, channels, stride):
         assert_same(functools.partial(conv2d, stride=stride), functools.partial(plain, stride=stride), *args)
 
 
-@pytest.mark.parametrize(("channels", "stride"), [((70, 130), 1), ((130, 70), 1), ((128, 70), 2)])
+@pytest.mark.parametrize(
+    ("channels", "stride"), [((70, 130), 1), ((130, 70), 1), ((128, 70), 2), ((130, 140), 1), ((128, 128), 1)]
+)
 def test_gradients_of_many_channels_are_xlas(channels, stride):
-    for size in ((5, 6), (8, 8)):
-        args = normal(1, *size, channels[0]), normal(3, 3, *channels, seed=1)
+    """The last two by Winograd's algorithm where the sides are multiples of its tiles', 2 or 4."""
+    for size in ((5, 6), (8, 6), (8, 12)):
+        args = normal(2, *size, channels[0]), normal(3, 3, *channels, seed=1)
         assert_same(functools.partial(conv2d, stride=stride), functools.partial(plain, stride=stride), *args)
+
+
+@pytest.mark.parametrize("size", [(3, 5), (4, 4), (300, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (7, 1)])
+def test_scale_and_shift(size, stride, kernel_size):
+    """The scale's gradient too, and by another way than times the kernel."""
+    conv = Conv(5, kernel_size, stride)
+    args = normal(2, *size, 4), normal(*kernel_size, 4, 5, seed=1), normal(5, seed=2), normal(5, seed=3)
+
+    def ours(x, kernel, scale, shift):
+        return conv.apply({"params": {"kernel": kernel}}, x, scale, shift)
+
+    def reference(x, kernel, scale, shift):
+        return plain(x, kernel, stride) * scale[None, None, None] + shift[None, None, None]
+
+    assert_same(ours, reference, *args)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_taps_in_bfloat16_are_summed_in_float32(stride):
+    """Within the rounding of the result: bfloat16 sums of 9 taps of 128 channels would be off by more."""
+    x, kernel = (jnp.asarray(normal(*shape), jnp.bfloat16) for shape in ((2, 6, 5, 128), (3, 3, 128, 130)))
+    exact = plain(x.astype(jnp.float32), kernel.astype(jnp.float32), stride)
+    found = jax.jit(functools.partial(conv2d, stride=stride))(x, kernel)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
 def test_a_computed_kernel_stays_whole_on_a_mesh():
@@ -126,10 +157,24 @@ def test_pooling_is_xlas(size):
     assert_same(max_pool, window, normal(2, *size, 3))
 
 
-def test_materialize_changes_nothing():
-    x = np.append(normal(1, 8, 8, 3).reshape(-1), [0, -0.0, 1e-30, -3e38]).astype(np.float32)[None, None, None]
-    assert_same(materialize, lambda x: x, x)
-    np.testing.assert_array_equal(jax.jit(materialize)(x).view(np.uint32), x.view(np.uint32), "to the bit")
+def test_relu_once():
+    x = np.append(normal(1, 8, 8, 3).reshape(-1), [1e-30, -3e38, 3e38]).astype(np.float32)[None, None, None]
+    assert_same(relu_once, jax.nn.relu, x)
+    np.testing.assert_array_equal(jax.jit(relu_once)(x), np.maximum(x, 0), "to the bit")
+    np.testing.assert_array_equal(jax.grad(lambda x: relu_once(x).sum())(jnp.zeros(3)), 0)
+    assert np.isnan(relu_once(jnp.array([np.nan, 1]))[0])
+
+
+def test_after():
+    x = normal(4, 5)
+    np.testing.assert_array_equal(jax.jit(after)(x, jnp.ones((2, 3))), x)
+    assert np.isnan(jax.jit(after)(x, jnp.full((2, 3), jnp.inf))).all()
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (64, 64), (3, 3, 128, 65)])
+def test_sum_of_squares(shape):
+    x = normal(*shape)
+    np.testing.assert_allclose(jax.jit(sum_of_squares)(x), np.sum(np.square(x, dtype=np.float64)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8)])

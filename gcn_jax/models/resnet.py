@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gcn_jax.models.conv import Conv, Dtype, Stride, materialize, max_pool
+from gcn_jax.models.conv import Conv, Dtype, Stride, max_pool
+from gcn_jax.models.xla import relu_once
 
 # Blocks in res-2, res-3, res-4, res-5. The paper uses ResNet-152; 14 and 26 are for small data and tests.
 STAGE_SIZES = {
@@ -128,7 +129,7 @@ class Bottleneck(nn.Module):
         y = conv_norm(y, 3, 4 * self.width, (1, 1), initial_scale=0.0)
         if self.project:
             x = conv_norm(x, "_proj", 4 * self.width, (1, 1), self.stride)
-        return materialize(nn.relu(x + y))
+        return relu_once(x + y)
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,72 @@
+"""How to tell XLA on a CPU what to compute once, and what anew. Elsewhere these are what their names say, no more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def on_one_cpu(ours: Callable[..., Any], plain: Callable[..., Any], *args: jax.Array) -> Any:
+    """Calls `ours` where one CPU device computes, else `plain`: same values, another way to compute them.
+
+    On several devices XLA splits a plain convolution well, and many small products badly: they take minutes to compile.
+    """
+    if jax.typeof(args[0]).sharding.mesh.size > 1:
+        return plain(*args)
+    return jax.lax.platform_dependent(*args, cpu=ours, default=plain)
+
+
+def once(x: jax.Array) -> jax.Array:
+    """The identity, which makes XLA compute x once, and keep it: [...] -> the same. Not to be differentiated.
+
+    Else XLA (jax 0.10) takes additions, ReLUs and transpositions for so cheap that it computes them anew for each of
+    their uses: every residual block would start over from the first of its stage. A division it computes once, and it
+    cannot know that this one is by 1, since 0 times a number is not 0 if that is not finite.
+    """
+    return on_one_cpu(lambda x: x / (1 + 0 * x), lambda x: x, x)
+
+
+def after(x: jax.Array, other: jax.Array) -> jax.Array:
+    """The identity of x, which XLA can compute only after another array. It is not finite if that is not.
+
+    What the backward pass computes from it is then computed anew, and nothing of the forward pass is kept for it: XLA
+    finds equal expressions, and on a CPU it heeds no optimization barrier (jax 0.10).
+    """
+
+    def with_zero(x, other):
+        return x + (0 * other[(0,) * other.ndim]).astype(x.dtype)
+
+    return on_one_cpu(with_zero, lambda x, _: x, x, other)
+
+
+@jax.custom_vjp
+def relu_once(x: jax.Array) -> jax.Array:
+    """ReLU: [...] -> the same. It and its gradient are computed once; the gradient takes only the result."""
+    return once(nn.relu(x))
+
+
+def _relu_once_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu_once(x)
+    return y, y
+
+
+relu_once.defvjp(_relu_once_forward, lambda y, dy: (once(jnp.where(y > 0, dy, 0)),))
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """Of all numbers of an array: [...] -> [], in x's dtype.
+
+    XLA adds squares up slowly. The trace of the product of 8 rows with themselves has 8 times the operations, but is as
+    fast as memory: for all gradients of ResNet-152 88 -> 21 ms on two cores.
+    """
+
+    def of_rows(x):
+        rows = x.reshape(8, -1)
+        return jnp.trace(jnp.einsum("in,jn->ij", rows, rows, precision=jax.lax.Precision.HIGHEST))
+
+    def plain(x):
+        return jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST)
+
+    return plain(x) if x.size % 8 or x.size < 4096 else on_one_cpu(of_rows, plain, x)
