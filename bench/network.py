@@ -63,19 +63,23 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     limits = device_limits(jax.devices()[0])
     peak = limits.flops if limits else None
     if kind == "forward":
-        forward = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=options())
         variables, image = jax.device_put((variables, image))
-        cost: Any = forward.lower(variables, image).cost_analysis()
+        score = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=options())
+        traced = score.lower(variables, image)
+        cost: Any = traced.cost_analysis()
+        forward = traced.compile()
         return Work(lambda: jax.block_until_ready(forward(variables, image)), cost["flops"], peak)
     state = [init_state(variables, optimizer, config)]
     data = jax.device_put({"image": image, "label": label})
     step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=options())
+    traced = step.lower(state[0], data)
+    cost = traced.cost_analysis()
+    compiled = traced.compile()
 
     def train() -> None:
-        state[0], metrics = step(state[0], data)
+        state[0], metrics = compiled(state[0], data)
         jax.block_until_ready((state[0], metrics))
 
-    cost = step.lower(state[0], data).cost_analysis()
     return Work(train, cost["flops"], peak)
 
 

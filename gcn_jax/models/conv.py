@@ -47,23 +47,30 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1x1 convolution: [B, H, W, C] and [C, D] -> [B, H, W, D]."""
-    return jnp.einsum("bhwc,cd->bhwd", x, kernel)
+    return _einsum("bhwc,cd->bhwd", x, kernel)
 
 
 def _product_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
 
     def fewer_first(x, dy):
-        """On a CPU the kernel's gradient is faster with the fewer channels first; 1024 to 256: 3.6 -> 2.6 ms."""
+        """On a CPU the kernel's gradient is faster with the fewer channels first; 1024 to 256: 4.7 -> 3.2 ms."""
         if x.shape[-1] <= dy.shape[-1]:
-            return channels_first(x, dy)
-        return once(jnp.einsum("bhwd,bhwc->dc", dy, x, preferred_element_type=jnp.float32)).T
+            return _einsum("bhwc,bhwd->cd", x, dy)
+        return once(_einsum("bhwd,bhwc->dc", dy, x)).T
 
-    def channels_first(x, dy):
-        return jnp.einsum("bhwc,bhwd->cd", x, dy, preferred_element_type=jnp.float32)
+    kernel_gradient = on_one_cpu(fewer_first, functools.partial(jnp.einsum, "bhwc,bhwd->cd"), x, dy)
+    return _einsum("bhwd,cd->bhwc", dy, kernel), kernel_gradient
 
-    dx = jnp.einsum("bhwd,cd->bhwc", dy, kernel)
-    return dx, on_one_cpu(fewer_first, channels_first, x, dy).astype(kernel.dtype)
+
+def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`jnp.einsum`. On a CPU one of bfloat16 is summed to float32 and then rounded: XLA has a fast product for that."""
+
+    def in_float32(x, y):
+        return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32).astype(x.dtype)
+
+    plain = functools.partial(jnp.einsum, equation)
+    return plain(x, y) if x.dtype == jnp.float32 else on_one_cpu(in_float32, plain, x, y)
 
 
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
@@ -102,7 +109,7 @@ def _long_conv_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tu
     x, kernel = saved
     kh, kw, c, d = kernel.shape
     shifted = jnp.concatenate(_shifts(dy, kh, kw)[::-1], axis=-1)
-    dx = jnp.einsum("bhwn,cn->bhwc", shifted, _taps_as_channels(kernel))
+    dx = _einsum("bhwn,cn->bhwc", shifted, _taps_as_channels(kernel))
     sums = jnp.einsum("bhwc,bhwn->cn", x, shifted, preferred_element_type=jnp.float32)
     return dx, jnp.moveaxis(sums.reshape(c, kh, kw, d), 0, 2).astype(kernel.dtype)
 
