@@ -140,7 +140,8 @@ def test_xla_counts_resnet50_alike():
     resnet = build_model(backbone="resnet50", strides_in="v1").backbone
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(resnet.init, jax.random.key(0), image)
-    flops = jax.jit(resnet.apply).lower(variables, image).cost_analysis()["flops"]
+    traced = jax.jit(resnet.apply).trace(variables, image)
+    flops = traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]  # a CPU's formulation needs fewer
     assert multiply_adds("resnet50") == pytest.approx(flops / 2, rel=0.02)
 
 
