@@ -60,12 +60,17 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, m: int) -> jax.Array:
 
 
 def _tiles(x: jax.Array, m: int) -> jax.Array:
-    """[B, H, W, C] -> [n n, B H/m W/m, C]: n x n pixels, row by row, around each m x m."""
-    height, width, channels = x.shape[1:]
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    side = range(m + 2)
-    pixels = [x[:, i : i + height - m + 1 : m, j : j + width - m + 1 : m] for i in side for j in side]
-    return jnp.stack(pixels).reshape(len(pixels), -1, channels)
+    """[B, H, W, C] -> [n n, B H/m W/m, C]: n x n pixels, row by row, around each m x m.
+
+    Each is a block of m x m and the first two rows and columns of the blocks beyond: few copies, as a slice for each of
+    n n pixels would make thousands of kernels in a program, which take 5 s to load.
+    """
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (1, m - 1), (1, m - 1), (0, 0)))
+    blocks = x.reshape(batch, height // m + 1, m, width // m + 1, m, channels).transpose(2, 4, 0, 1, 3, 5)
+    rows = jnp.concatenate([blocks[:, :, :, :-1], blocks[:2, :, :, 1:]], axis=0)
+    tiles = jnp.concatenate([rows[:, :, :, :, :-1], rows[:, :2, :, :, 1:]], axis=1)
+    return tiles.reshape((m + 2) ** 2, -1, channels)
 
 
 def _transformed(matrix: np.ndarray, tiles: jax.Array) -> jax.Array:
