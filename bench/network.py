@@ -61,16 +61,16 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
     limits = device_limits(jax.devices()[0])
-    peak = limits.flops if limits else None
+    peak, fast = limits.flops if limits else None, options(model.dtype)
     if kind == "forward":
         variables, image = jax.device_put((variables, image))
-        score = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=options())
+        score = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=fast)
         traced = score.trace(variables, image)
         forward = traced.lower().compile()
         return Work(lambda: jax.block_until_ready(forward(variables, image)), _flops(traced), peak)
     state = [init_state(variables, optimizer, config)]
     data = jax.device_put({"image": image, "label": label})
-    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=options())
+    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=fast)
     traced = step.trace(state[0], data)
     compiled = traced.lower().compile()
 

@@ -4,8 +4,10 @@ import ctypes
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from gcn_jax.errors import UserError
 
@@ -27,16 +29,20 @@ def enable_cache(config: ml_collections.ConfigDict) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def options(mesh: Mesh | None = None) -> dict[str, str]:
+def options(dtype: DTypeLike, mesh: Mesh | None = None) -> dict[str, str]:
     """What to give `jax.jit` as ``compiler_options``, for a mesh's devices or the default ones.
 
-    On a CPU: of the YNNPACK library the matrix products alone, which are its fast ones in bfloat16. With its other
-    operations a training step takes a tenth longer, the 21-channel convolutions three times as long (jax 0.10.2;
-    docs/performance.md).
+    On a CPU: of the YNNPACK library nothing in float32, in bfloat16 the matrix products alone, which are its fast ones.
+    With its products a forward pass in float32 takes a tenth longer, with all it has the 21-channel convolutions three
+    times as long (jax 0.10.2; docs/performance.md).
+
+    Args:
+      dtype: of the computation.
+      mesh: of devices; None: the default ones.
     """
     platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-    products = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-    return products if platform == "cpu" else {}
+    of_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if dtype == jnp.bfloat16 else ""
+    return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform == "cpu" else {}
 
 
 def return_memory() -> None:

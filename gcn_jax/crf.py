@@ -219,7 +219,7 @@ def _lattice(features: jax.Array, is_valid: np.ndarray, params: Params) -> latti
 @functools.cache
 def _jitted(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
     """Not before the first use, since somebody may yet choose a platform."""
-    return jax.jit(function, static_argnames=static, compiler_options=options())
+    return jax.jit(function, static_argnames=static, compiler_options=options(jnp.float32))
 
 
 def _check(image: np.ndarray, logits: np.ndarray, params: Params, filter: str) -> None:

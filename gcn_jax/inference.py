@@ -72,8 +72,8 @@ class Inference:
                 f"config.eval.window={config.eval.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._labels = jax.jit(self._label_views, compiler_options=options())
-        self._probabilities = jax.jit(self._average_views, compiler_options=options())
+        self._labels = jax.jit(self._label_views, compiler_options=options(model.dtype))
+        self._probabilities = jax.jit(self._average_views, compiler_options=options(model.dtype))
         self._add = jax.jit(self._add_windows, donate_argnums=1)
         self._take = jax.jit(self._take_rows, static_argnums=2, donate_argnums=0)
 

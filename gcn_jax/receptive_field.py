@@ -59,7 +59,7 @@ def make_gradient(model: GCN, config: ml_collections.ConfigDict) -> Gradient:
 
         return jnp.abs(jax.grad(score)(normalize(image[None], config))[0]).sum(-1)
 
-    return jax.jit(gradient, compiler_options=options())
+    return jax.jit(gradient, compiler_options=options(model.dtype))
 
 
 def pixel_at(fractions: Sequence[float], height: int, width: int) -> tuple[int, int]:

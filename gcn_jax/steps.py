@@ -107,4 +107,4 @@ def jit_train_step(
 ) -> Any:
     """The step as training runs it on a mesh's devices: jitted, the state donated."""
     step = make_train_step(model, optimizer, config)
-    return jax.jit(step, donate_argnums=0, compiler_options=compilation.options(mesh))
+    return jax.jit(step, donate_argnums=0, compiler_options=compilation.options(model.dtype, mesh))

@@ -35,6 +35,7 @@ class Net(nn.Module):
 
     size: int
     num_classes: int = 4
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -47,6 +48,7 @@ class Constant(nn.Module):
     """The same logits everywhere."""
 
     num_classes: int = 3
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images, train=False):

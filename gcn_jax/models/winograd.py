@@ -16,14 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gcn_jax.models.xla import after
+
 # Where the polynomials that stand for tile and kernel are evaluated, besides at infinity. Those of m = 4 are our
 # choice: the usual 0, 1, -1, 2, -2 have four times the error.
 _POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 
 
 @functools.cache
-def _matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A [m, n], G [n, 3] and B [n, n] by Toom and Cook: values at points, products of values, and interpolation."""
+def _matrices(m: int) -> list[np.ndarray]:
+    """A [m, n], G [n, 3] and B [n, n] by Toom and Cook: values at points, products of values, and interpolation.
+
+    Each as its Kronecker product with itself.
+    """
 
     def values(degree: int) -> np.ndarray:
         finite = np.vander(_POINTS[m], degree, increasing=True)
@@ -31,7 +36,8 @@ def _matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     slopes = [np.prod([a - b for b in _POINTS[m] if b != a]) for a in _POINTS[m]] + [1.0]
     interpolation = np.linalg.inv(values(m + 2)).T
-    return values(m).T, values(3) / np.array(slopes)[:, None], interpolation * np.array(slopes)[:, None]
+    matrices = values(m).T, values(3) / np.array(slopes)[:, None], interpolation * np.array(slopes)[:, None]
+    return [np.kron(matrix, matrix).astype(np.float32) for matrix in matrices]
 
 
 def convolve(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
@@ -44,7 +50,8 @@ def convolve(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     """
     batch, height, width, _ = x.shape
     a, g, b = _matrices(m)
-    kernel_tiles = _transformed(g, kernel.reshape(9, *kernel.shape[2:]))
+    # Without `after` all kernels are transformed before the first convolution, and kept.
+    kernel_tiles = _transformed(after(jnp.asarray(g), x), kernel.reshape(9, *kernel.shape[2:]))
     products = jnp.einsum("tnc,tcd->tnd", _transformed(b, _tiles(x, m)), kernel_tiles)
     y = _transformed(a, products).reshape(m, m, batch, height // m, width // m, -1)
     return y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height, width, -1)
@@ -73,6 +80,6 @@ def _tiles(x: jax.Array, m: int) -> jax.Array:
     return tiles.reshape((m + 2) ** 2, -1, channels)
 
 
-def _transformed(matrix: np.ndarray, tiles: jax.Array) -> jax.Array:
-    """By the matrix from the left and its transpose from the right: [n n, ...] -> [m m, ...] for an m x n matrix."""
-    return jnp.einsum("st,tab->sab", np.kron(matrix, matrix).astype(np.float32), tiles)
+def _transformed(matrix: np.ndarray | jax.Array, tiles: jax.Array) -> jax.Array:
+    """By the matrix from the left and its transpose from the right: [n n, ...] -> [m m, ...] for [m m, n n]."""
+    return jnp.einsum("st,tab->sab", matrix, tiles)
