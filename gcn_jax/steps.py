@@ -63,7 +63,7 @@ def normalize(images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm of all numbers in a tree, float32."""
-    return jnp.sqrt(sum(sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)))
+    return jnp.sqrt(sum_of_squares(jax.tree.leaves(tree)))
 
 
 def make_loss(model: GCN, config: ml_collections.ConfigDict) -> Callable[..., tuple[jax.Array, PyTree]]:

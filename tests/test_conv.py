@@ -197,10 +197,11 @@ def test_after():
     assert np.isnan(jax.jit(after)(x, jnp.full((2, 3), jnp.inf))).all()
 
 
-@pytest.mark.parametrize("shape", [(), (7,), (64, 64), (3, 3, 128, 65)])
-def test_sum_of_squares(shape):
-    x = normal(*shape)
-    np.testing.assert_allclose(jax.jit(sum_of_squares)(x), np.sum(np.square(x, dtype=np.float64)), rtol=1e-6)
+@pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])
+def test_sum_of_squares(shapes):
+    arrays = [normal(*shape) for shape in shapes]
+    expected = sum(np.sum(np.square(x, dtype=np.float64)) for x in arrays)
+    np.testing.assert_allclose(jax.jit(sum_of_squares)(arrays), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8)])

@@ -7,6 +7,7 @@ published set of ResNet weights.
 """
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gcn_jax.models import winograd
-from gcn_jax.models.xla import after, on_one_cpu, once
+from gcn_jax.models.xla import after, on_one_cpu, once, traced_once
 
 Dtype = Any
 Stride = int | tuple[int, int]  # of rows and columns; a number: of both
@@ -25,6 +26,7 @@ _DENSE = (1, 1)  # every pixel: no stride
 _CHANNELS = 128  # a matrix product of fewer rows or columns is slow on a CPU
 
 
+@functools.partial(traced_once, static_argnames="stride")
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
     """2-D convolution with symmetric zero padding.
 
@@ -127,6 +129,7 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) ->
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(traced_once, static_argnums=3)
 def _scaled_conv2d(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride) -> jax.Array:
     """`conv2d` times scale, [D]. The scale's gradient is a sum over the kernel, not over all pixels of two maps."""
     return _scaled(conv2d(x, kernel.astype(x.dtype), stride=stride), scale)
@@ -140,6 +143,7 @@ def _scaled_conv2d_forward(x: jax.Array, kernel: jax.Array, scale: jax.Array, st
     return _scaled_conv2d(x, kernel, scale, stride), (x, kernel, scale)
 
 
+@functools.partial(traced_once, static_argnums=0)
 def _scaled_conv2d_backward(
     stride: Stride, saved: tuple[jax.Array, jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -147,7 +151,7 @@ def _scaled_conv2d_backward(
     scaled = _scaled(kernel, after(scale, dy))
     (dx,) = jax.vjp(lambda x: conv2d(x, scaled.astype(x.dtype), stride=stride), x)[1](dy)
     (sums,) = jax.vjp(lambda kernel: conv2d(x, kernel.astype(x.dtype), stride=stride), kernel)[1](dy)
-    scale_gradient = jnp.sum(sums * kernel, axis=(0, 1, 2))
+    scale_gradient = _sum_to_channels(sums * kernel)
     if kernel.size >= 2**16:  # the optimizer changes the kernel in place: after its last use, else XLA copies it first
         scale = after(after(scale, dx), scale_gradient)
     return dx, _scaled(sums, scale), scale_gradient
@@ -298,6 +302,7 @@ def _space_to_depth(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
+@traced_once
 def refine(x: jax.Array, kernel1: jax.Array, shift1: jax.Array, kernel2: jax.Array, shift2: jax.Array) -> jax.Array:
     """``x + conv(relu(conv(x)))`` by two 3x3 convolutions with shifts: [B, H, W, C] -> the same.
 
@@ -355,25 +360,34 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def add_shift(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """Adds a number to each channel: [B, H, W, C] + [C].
-
-    The gradient, a sum over all pixels, is on a CPU a matrix product with ones over the rows (32x32, 1024 channels:
-    2.3 -> 0.1 ms) and a sum over the columns; a product over all pixels would be no faster and lose digits.
-    """
+    """Adds a number to each channel: [B, H, W, C] + [C]."""
     return x + shift[None, None, None]
 
 
+@traced_once
 def _shift_gradient(_: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def as_product(dy):
-        batch, height, width, channels = dy.shape
-        rows = dy.reshape(batch * height, width * channels)
-        columns = jnp.einsum("b,bn->n", jnp.ones(batch * height, dy.dtype), rows, preferred_element_type=jnp.float32)
-        return jnp.sum(columns.reshape(width, channels), axis=0)
+    return dy, _sum_to_channels(dy).astype(dy.dtype)
 
-    def as_sum(dy):
-        return jnp.sum(dy, axis=(0, 1, 2), dtype=jnp.float32)
 
-    return dy, on_one_cpu(as_product, as_sum, dy).astype(dy.dtype)
+def _sum_to_channels(x: jax.Array) -> jax.Array:
+    """[..., C] -> float32 [C].
+
+    On a CPU a matrix product with ones over about the root of the rows (32x32, 1024 channels: 2.3 -> 0.1 ms) and a sum
+    over the others; a product over all of them would be no faster and lose digits.
+    """
+
+    def as_product(x):
+        channels = x.shape[-1]
+        count = x.size // channels
+        rows = next(n for n in range(max(math.isqrt(count), 1), 0, -1) if count % n == 0)
+        ones = jnp.ones(rows, x.dtype)
+        sums = jnp.einsum("r,rn->n", ones, x.reshape(rows, -1), preferred_element_type=jnp.float32)
+        return jnp.sum(sums.reshape(-1, channels), axis=0)
+
+    def as_sum(x):
+        return jnp.sum(x, axis=tuple(range(x.ndim - 1)), dtype=jnp.float32)
+
+    return on_one_cpu(as_product, as_sum, x)
 
 
 add_shift.defvjp(lambda x, shift: (add_shift(x, shift), None), _shift_gradient)
