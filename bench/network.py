@@ -189,7 +189,7 @@ def main(kind: str, description: str | None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     args = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contestants share a GPU's memory
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

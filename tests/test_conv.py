@@ -12,7 +12,7 @@ import pytest
 from gcn_jax import config as config_lib
 from gcn_jax.mesh import make_mesh, put, replicated
 from gcn_jax.models.conv import Conv, add_shift, conv2d, conv_transpose2d, max_pool, refine, refine_packed
-from gcn_jax.models.xla import after, relu_once, sum_of_squares
+from gcn_jax.models.xla import after, relu_once
 
 
 def normal(*shape, seed=0):
@@ -195,13 +195,6 @@ def test_after():
     x = normal(4, 5)
     np.testing.assert_array_equal(jax.jit(after)(x, jnp.ones((2, 3))), x)
     assert np.isnan(jax.jit(after)(x, jnp.full((2, 3), jnp.inf))).all()
-
-
-@pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])
-def test_sum_of_squares(shapes):
-    arrays = [normal(*shape) for shape in shapes]
-    expected = sum(np.sum(np.square(x, dtype=np.float64)) for x in arrays)
-    np.testing.assert_allclose(jax.jit(sum_of_squares)(arrays), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8)])

@@ -9,7 +9,7 @@ from gcn_jax.checkpoints import Checkpoints, load_variables
 from gcn_jax.errors import UserError
 from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
 from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import init_state, make_train_step
+from gcn_jax.steps import global_norm, init_state, make_train_step
 from tests.test_models import randomize
 
 
@@ -36,6 +36,15 @@ def one_step(config, data, space):
     state, metrics = jax.jit(make_train_step(model, optimizer, config), compiler_options=options)(state, batch)
     gradient = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, variables["params"])
     return metrics, gradient, jax.device_get(state.batch_stats)
+
+
+@pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])
+def test_global_norm(shapes):
+    tree = {
+        str(i): np.random.default_rng(i).standard_normal(shape).astype(np.float32) for i, shape in enumerate(shapes)
+    }
+    expected = np.linalg.norm(np.concatenate([x.astype(np.float64).reshape(-1) for x in tree.values()]))
+    np.testing.assert_allclose(jax.jit(global_norm)(tree), expected, rtol=1e-6)
 
 
 SHAPES = [(d, s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 1 < d * s <= 8]

@@ -173,7 +173,10 @@ def _conv2d_backward(
     stride: tuple[int, int], saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     def ours(x, kernel, dy):
-        return _input_gradient(x, kernel, dy, stride), _kernel_gradient(after(x, dy), kernel, dy, stride)
+        kernel_gradient = _kernel_gradient(after(x, dy), kernel, dy, stride)
+        if kernel.size < 2**16:  # one after the other: between few channels the copies for each are large
+            kernel = after(kernel, kernel_gradient)
+        return _input_gradient(x, kernel, dy, stride), kernel_gradient
 
     def plain(x, kernel, dy):
         return jax.vjp(functools.partial(_plain, stride=stride), x, kernel)[1](dy)
@@ -434,11 +437,7 @@ class Conv(nn.Module):
         return kernel, bias
 
     def __call__(self, x: jax.Array, scale: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]: convolved, times scale, plus shift.
-
-        The scale, [features], is multiplied into the kernel: its gradient is then a sum over the kernel, not over all
-        pixels of two large maps.
-        """
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]: convolved, times scale, plus shift."""
         kernel, bias = self.weights(x.shape[-1])
         x = x.astype(self.dtype)
         if scale is None:

@@ -74,7 +74,7 @@ class Norm(nn.Module):
 
 
 def normalized(conv: Conv, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
-    """Convolves and normalises: fixed statistics are folded into the convolution."""
+    """Convolves and normalises: fixed statistics are the convolution's scale and shift."""
     if not (train and norm.mode == "train"):
         return conv(x, *norm(conv.features, None))
     y = conv(x)
