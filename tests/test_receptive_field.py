@@ -38,6 +38,8 @@ def positive_variables(model):
 class Head(nn.Module):
     """A `GlobalConv` on the image itself."""
 
+    dtype: str = "float32"
+
     @nn.compact
     def __call__(self, images, train):
         return GlobalConv(4, 5)(images)
