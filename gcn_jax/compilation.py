@@ -41,7 +41,7 @@ def options(dtype: DTypeLike, mesh: Mesh | None = None) -> dict[str, str]:
       mesh: of devices; None: the default ones.
     """
     platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-    of_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if dtype == jnp.bfloat16 else ""
+    of_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if jnp.dtype(dtype) == jnp.bfloat16 else ""
     return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform == "cpu" else {}
 
 

@@ -63,6 +63,7 @@ def normalize(images: jax.Array, config: ml_collections.ConfigDict) -> jax.Array
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm of all numbers in a tree, float32. Small arrays are joined: a program of few parts."""
+    # The zero is there in case that no array is small.
     leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
     arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
     arrays.append(jnp.concatenate([jnp.zeros(1), *(leaf for leaf in leaves if leaf.size < _LARGE)]))

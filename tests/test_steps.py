@@ -1,11 +1,13 @@
 """The training step on one device and on meshes; checkpoints."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints, load_variables
+from gcn_jax.compilation import options
 from gcn_jax.errors import UserError
 from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
 from gcn_jax.optim import make_optimizer
@@ -36,6 +38,13 @@ def one_step(config, data, space):
     state, metrics = jax.jit(make_train_step(model, optimizer, config), compiler_options=options)(state, batch)
     gradient = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, variables["params"])
     return metrics, gradient, jax.device_get(state.batch_stats)
+
+
+@pytest.mark.parametrize(("dtype", "is_ynnpacks"), [("float32", False), ("bfloat16", True), (np.float32, False)])
+def test_whose_matrix_products_a_cpu_takes(dtype, is_ynnpacks):
+    x = jnp.ones((256, 256), dtype)
+    text = jax.jit(jnp.matmul, compiler_options=options(dtype)).lower(x, x).compile().as_text()
+    assert ("ynn" in text) == is_ynnpacks
 
 
 @pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])

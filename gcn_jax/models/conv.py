@@ -23,6 +23,7 @@ Dtype = Any
 Stride = int | tuple[int, int]  # of rows and columns; a number: of both
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _DENSE = (1, 1)  # every pixel: no stride
+_LARGE = 2**16  # numbers of a kernel
 _CHANNELS = 128  # a matrix product of fewer rows or columns is slow on a CPU
 
 
@@ -152,7 +153,7 @@ def _scaled_conv2d_backward(
     (dx,) = jax.vjp(lambda x: conv2d(x, scaled.astype(x.dtype), stride=stride), x)[1](dy)
     (sums,) = jax.vjp(lambda kernel: conv2d(x, kernel.astype(x.dtype), stride=stride), kernel)[1](dy)
     scale_gradient = _sum_to_channels(sums * kernel)
-    if kernel.size >= 2**16:  # the optimizer changes the kernel in place: after its last use, else XLA copies it first
+    if kernel.size >= _LARGE:  # the optimizer changes the kernel in place: after its last use, else XLA copies it first
         scale = after(after(scale, dx), scale_gradient)
     return dx, _scaled(sums, scale), scale_gradient
 
@@ -174,7 +175,7 @@ def _conv2d_backward(
 ) -> tuple[jax.Array, jax.Array]:
     def ours(x, kernel, dy):
         kernel_gradient = _kernel_gradient(after(x, dy), kernel, dy, stride)
-        if kernel.size < 2**16:  # one after the other: between few channels the copies for each are large
+        if kernel.size < _LARGE:  # one after the other: between few channels the copies for each are large
             kernel = after(kernel, kernel_gradient)
         return _input_gradient(x, kernel, dy, stride), kernel_gradient
 
