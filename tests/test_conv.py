@@ -148,16 +148,20 @@ def test_refinement(size):
         assert_same(function, reference, *args)
 
 
-def test_a_packed_refinement_on_a_mesh():
+@pytest.mark.parametrize(
+    ("function", "weights"),
+    [(refine_packed, ((3, 3, 3, 3), (3,), (3, 3, 3, 3), (3,))), (conv_transpose2d, ((4, 4, 3, 5),))],
+)
+def test_a_form_of_several_devices_on_a_mesh(function, weights):
+    """Gradients of the form of which one CPU device has another, or none."""
     config = config_lib.default()
     config.mesh.update(data=2, space=4)
     mesh = make_mesh(config)
-    shapes = ((2, 16, 8, 3), (3, 3, 3, 3), (3,), (3, 3, 3, 3), (3,))
-    x, *weights = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    x, *weights = [normal(*shape, seed=i) for i, shape in enumerate(((2, 16, 8, 3), *weights))]
 
     @jax.jit
-    def gradients(x, *weights):
-        return jax.grad(lambda *args: jnp.sum(jnp.square(refine_packed(*args))), argnums=range(5))(x, *weights)
+    def gradients(*args):
+        return jax.grad(lambda *args: jnp.sum(jnp.square(function(*args))), argnums=range(len(args)))(*args)
 
     expected = gradients(x, *weights)
     for a, b in zip(gradients(put(x, mesh), *jax.device_put(weights, replicated(mesh))), expected, strict=True):
