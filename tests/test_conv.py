@@ -201,9 +201,10 @@ def test_after():
     assert np.isnan(jax.jit(after)(x, jnp.full((2, 3), jnp.inf))).all()
 
 
+@pytest.mark.parametrize("channels", [(3, 5), (70, 66)])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8)])
-def test_transposed_convolution(size):
-    assert_same(conv_transpose2d, dilated, normal(2, *size, 3), normal(4, 4, 3, 5, seed=1))
+def test_transposed_convolution(size, channels):
+    assert_same(conv_transpose2d, dilated, normal(2, *size, channels[0]), normal(4, 4, *channels, seed=1))
 
 
 @pytest.mark.parametrize("size", [(7, 9), (8, 8)])

@@ -104,9 +104,10 @@ def _taps_as_channels(kernel: jax.Array) -> jax.Array:
 
 
 def _shifts(x: jax.Array, kh: int, kw: int, stride: tuple[int, int] = _DENSE) -> list[jax.Array]:
-    """What each tap of a kernel sees of x, row by row, zeros beyond: kh kw arrays [B, ceil(H / s), ceil(W / s), C]."""
-    rows, columns = (s * ((length - 1) // s) + 1 for s, length in zip(stride, x.shape[1:3], strict=True))
+    """What each tap of a kernel sees of x, zeros beyond: kh kw arrays of as many rows and columns as the result has."""
     padded = _padded(x, kh // 2, kw // 2)
+    sides = zip(padded.shape[1:3], (kh, kw), stride, strict=True)
+    rows, columns = ((length - k) // s * s + 1 for length, k, s in sides)
     return [padded[:, i : i + rows : stride[0], j : j + columns : stride[1]] for i in range(kh) for j in range(kw)]
 
 
@@ -229,7 +230,7 @@ def _convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.
 
 
 def _conv_of_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Of stride 2: of stride 1 over 2x2 pixels as channels. The kernel's gradient, 512x512, 7x7, 3 to 64: 71 -> 20."""
+    """Of stride 2: of stride 1 over 2x2 pixels as channels. The kernel's gradient, 512x512, 7x7, 3 to 64: 71 -> 21."""
     x = _space_to_depth(jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))))
     padding, ends = [], []
     for k in kernel.shape[:2]:
