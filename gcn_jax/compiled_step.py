@@ -23,7 +23,7 @@ from gcn_jax.optim import make_optimizer, split_fixed
 from gcn_jax.progress import bar, say
 from gcn_jax.steps import PyTree, TrainState, init_state, jit_train_step, make_loss
 
-_VERSION = 2  # of what is kept of a compiled step
+_VERSION = 3  # of what is kept of a compiled step
 
 
 def abstract_inputs(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[TrainState, PyTree]:
@@ -132,6 +132,7 @@ def _figures(lowered: Any, is_tpu: bool) -> dict[str, Any]:
         "cost": {
             "flops": cost["flops"],
             "bytes_accessed": accessed,
+            "estimated_cycles": program_text.estimated_cycles(text) if is_tpu else None,
             "main_memory_bytes": program_text.main_memory_bytes(text) if is_tpu else accessed,
         },
         "collectives": program_text.collectives(text),

@@ -159,6 +159,8 @@ def table(plan: Plan) -> str:
     rows += [[text, _giga(memory[key])] for key, text in gigabytes.items() if memory[key] != 0 or key == "temporaries"]
     rows += [["", ""], ["A STEP on a device", ""]]
     rows += [["GFLOPs", _giga(cost.get("flops"), 1)]]
+    if cost.get("estimated_cycles"):
+        rows.append(["million cycles, as the compiler estimates", f"{cost['estimated_cycles'] / 1e6:.1f}"])
     rows += [["GB from and to main memory (*)", _giga(cost.get("main_memory_bytes"))]]
     rows += [["GB accessed, on the chip, too", _giga(cost.get("bytes_accessed"))]]
     rows += [

@@ -8,6 +8,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "al
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.+?) ({'|'.join(KINDS)})(-start)?\(", re.MULTILINE)
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.+?) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE)
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ON_CHIP = "S(1)"  # in an array's layout: a TPU's fast memory
 _NO_TRAFFIC = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 
@@ -54,6 +55,14 @@ def main_memory_bytes(text: str) -> int:
         else:
             total += _in_main_memory(shape) + sum(map(_in_main_memory, operands))
     return total
+
+
+def estimated_cycles(text: str) -> int:
+    """The sum of what the TPU's compiler takes its operations for; 0 if it says nothing.
+
+    Copies beside the computation, collectives and pooling have no estimate, and count nothing.
+    """
+    return sum(map(int, _CYCLES.findall(text[text.index("\nENTRY") :])))
 
 
 def _in_main_memory(shape: str) -> int:

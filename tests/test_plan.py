@@ -15,7 +15,7 @@ from gcn_jax import config as config_lib
 from gcn_jax import plan
 from gcn_jax.errors import UserError
 from gcn_jax.mesh import check_divides, make_mesh
-from gcn_jax.program_text import collectives, main_memory_bytes, traffic
+from gcn_jax.program_text import collectives, estimated_cycles, main_memory_bytes, traffic
 from tests import command_line
 
 
@@ -138,6 +138,20 @@ ENTRY %main (a: f32[10,8], k: bf16[8,4]) -> f32[10,4] {
     assert main_memory_bytes(text) == 8 * 4 * 2 + 5 * 8 * 4 + 10 * 8 * 4 + 5 * 4 * 4
 
 
+def test_cycles_are_those_of_the_operations():
+    """Not those of an operation within a fusion."""
+    text = """%fused (p: f32[9]) -> f32[9] {
+  ROOT %y = f32[9]{0} add(%p, %p), backend_config={"estimated_cycles":"7","iteration_bounds":["1"]}
+}
+
+ENTRY %main (a: f32[9]) -> f32[9] {
+  %x = f32[9]{0} fusion(%a), kind=kLoop, calls=%fused, backend_config={"flags":[],"estimated_cycles":"1825"}
+  ROOT %z = f32[9]{0} copy(%x), backend_config={"estimated_cycles":"175","iteration_bounds":["1"]}
+}
+"""
+    assert estimated_cycles(text) == 2000
+
+
 def test_a_step_that_does_not_fit_says_what_would_help(config, monkeypatch):
     config.batch_size, config.mesh.data, config.data.size, config.num_steps = 8, 1, 128, 100
     messages = (  # of libtpu 0.0.42.1: early, and after it has tried
@@ -208,6 +222,7 @@ def test_a_tpu_that_is_not_there(config):
     limits = found["bounds"]
     np.testing.assert_allclose(limits["arithmetic_seconds"], found["cost"]["flops"] / 197e12)
     assert 0 < found["cost"]["main_memory_bytes"] < found["cost"]["bytes_accessed"]
+    assert found["cost"]["estimated_cycles"] > 1000
     np.testing.assert_allclose(limits["images_per_second"], 4 / limits["step_seconds"])
     for wrong in ("v5e:3x3", "v99:2x2", "eight"):
         config.plan.topology = wrong
