@@ -118,14 +118,14 @@ class Bottleneck(nn.Module):
             column, row = ((k, 1), (self.stride, 1)), ((1, k), (1, self.stride))
 
             def branch(name, first, second):
-                y = nn.relu(conv_norm(x, f"_{name}1", width, *first))
-                return nn.relu(conv_norm(y, f"_{name}2", width, *second))
+                y = relu_once(conv_norm(x, f"_{name}1", width, *first))
+                return relu_once(conv_norm(y, f"_{name}2", width, *second))
 
             y = jnp.concatenate([branch("left", column, row), branch("right", row, column)], axis=-1)
         else:
             first, second = (self.stride, 1) if self.strides_in == "v1" else (1, self.stride)
-            y = nn.relu(conv_norm(x, 1, self.width, (1, 1), first))
-            y = nn.relu(conv_norm(y, 2, self.width, (3, 3), second))
+            y = relu_once(conv_norm(x, 1, self.width, (1, 1), first))
+            y = relu_once(conv_norm(y, 2, self.width, (3, 3), second))
         y = conv_norm(y, 3, 4 * self.width, (1, 1), initial_scale=0.0)
         if self.project:
             x = conv_norm(x, "_proj", 4 * self.width, (1, 1), self.stride)
