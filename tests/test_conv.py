@@ -11,6 +11,7 @@ import pytest
 
 from gcn_jax import config as config_lib
 from gcn_jax.mesh import make_mesh, put, replicated
+from gcn_jax.models import strips
 from gcn_jax.models.conv import Conv, add_shift, conv2d, conv_transpose2d, max_pool, refine, refine_packed
 from gcn_jax.models.xla import after, relu_once
 
@@ -40,7 +41,8 @@ def plain(x, kernel, stride):
     """XLA's convolution, and what it makes of its gradients."""
     numbers, (kh, kw) = ("NHWC", "HWIO", "NHWC"), kernel.shape[:2]
     pad = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers)
+    stride = (stride, stride) if isinstance(stride, int) else stride
+    return jax.lax.conv_general_dilated(x, kernel, stride, pad, dimension_numbers=numbers)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -50,6 +52,23 @@ def test_gradients_are_xlas(kernel_size, channels, stride):
     for size in ((8, 7), (1, 3)):
         args = normal(2, *size, channels[0]), normal(*kernel_size, *channels, seed=1)
         assert_same(functools.partial(conv2d, stride=stride), functools.partial(plain, stride=stride), *args)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("kernel_size", [(2, 2), (3, 3), (7, 7), (15, 15), (15, 1), (1, 15)])
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 16, 12), (2, 33, 9), (9, 5, 8)])
+def test_strips_are_xlas(size, kernel_size, stride):
+    """Also where a kernel reaches over several strips, and where the rows do not divide into them."""
+    args = normal(*size, 3), normal(*kernel_size, 3, 5, seed=1)
+    assert_same(functools.partial(strips.convolve, stride=stride), functools.partial(plain, stride=stride), *args)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 8), (3, 2), (8, 1)])
+def test_a_tpu_convolves_strips(batch, count):
+    args = jnp.asarray(normal(batch, 16, 24, 3)), jnp.asarray(normal(3, 3, 3, 5))
+    text = jax.jit(conv2d).trace(*args).lower(lowering_platforms=("tpu",)).as_text()
+    rows = 16 // count + (2 if count > 1 else 0)
+    assert re.search(rf"stablehlo.convolution.*\(tensor<{batch * count}x{rows}x24x3xf32>", text)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +167,20 @@ def test_refinement(size):
         assert_same(function, reference, *args)
 
 
+def in_strips(x, kernel, stride=1):
+    return strips.convolve(x, kernel, (stride, stride))
+
+
 @pytest.mark.parametrize(
     ("function", "weights"),
-    [(refine_packed, ((3, 3, 3, 3), (3,), (3, 3, 3, 3), (3,))), (conv_transpose2d, ((4, 4, 3, 5),))],
+    [
+        (refine_packed, ((3, 3, 3, 3), (3,), (3, 3, 3, 3), (3,))),
+        (conv_transpose2d, ((4, 4, 3, 5),)),
+        (in_strips, ((3, 3, 3, 5),)),
+        (in_strips, ((9, 1, 3, 5),)),
+        (in_strips, ((1, 9, 3, 5),)),
+        (functools.partial(in_strips, stride=2), ((7, 7, 3, 5),)),
+    ],
 )
 def test_a_form_of_several_devices_on_a_mesh(function, weights):
     """Gradients of the form of which one CPU device has another, or none."""
@@ -198,6 +228,7 @@ def test_relu_once():
     np.testing.assert_array_equal(jax.jit(relu_once)(x), np.maximum(x, 0), "to the bit")
     np.testing.assert_array_equal(jax.grad(lambda x: relu_once(x).sum())(jnp.zeros(3)), 0)
     assert np.isnan(relu_once(jnp.array([np.nan, 1]))[0])
+    assert "optimization_barrier" in jax.jit(relu_once).trace(x).lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_after():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gcn_jax.models import winograd
+from gcn_jax.models import strips, winograd
 from gcn_jax.models.xla import after, on_one_cpu, once, traced_once
 
 Dtype = Any
@@ -43,9 +43,9 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
     kernel = _replicated(kernel, like=x)
     if kernel.shape[:2] == (1, 1):
         return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
-    if stride == _DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
-        return _long_conv(x, kernel)
     conv = functools.partial(_conv2d, stride=stride)
+    if stride == _DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
+        return jax.lax.platform_dependent(x, kernel, tpu=conv, default=_long_conv)
     if stride == (2, 2) and x.shape[3] <= 4:
         return on_one_cpu(_conv_of_pairs, conv, x, kernel)
     return conv(x, kernel)
@@ -87,8 +87,8 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_b
 def _long_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A k x 1 or 1 x k convolution to few channels: each pixel's products with all taps first, then shifted sums.
 
-    One product to k D channels keeps a matrix unit busy; D alone would not (a TPU pads it to 128), and XLA moves as
-    many copies of x as there are taps. On CPU, 128x128, 15x1, 256 to 21 channels: 65 -> 30 ms.
+    One product to k D channels keeps a matrix unit busy; D alone would not, and XLA moves as many copies of x as there
+    are taps. On CPU, 128x128, 15x1, 256 to 21 channels: 65 -> 30 ms.
     """
     taps = _taps_as_channels(kernel)
     taps = jnp.pad(taps, ((0, 0), (0, -taps.shape[1] % 8)))  # 315 to 320: 23 -> 18 ms of it
@@ -138,6 +138,11 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) ->
     return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_DIMENSIONS)
 
 
+def _by_xla(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    on_tpu, elsewhere = (functools.partial(form, stride=stride) for form in (strips.convolve, _plain))
+    return jax.lax.platform_dependent(x, kernel, tpu=on_tpu, default=elsewhere)
+
+
 def _inside(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) -> jax.Array:
     """A convolution without padding: [B, H, W, C] and [kh, kw, C, D] -> [B, H - kh + 1, W - kw + 1, D] by stride 1."""
     return jax.lax.conv_general_dilated(x, kernel, stride, "VALID", dimension_numbers=_DIMENSIONS)
@@ -146,8 +151,19 @@ def _inside(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) -
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 @functools.partial(traced_once, static_argnums=3)
 def _scaled_conv2d(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride) -> jax.Array:
-    """`conv2d` times scale, [D]. The scale's gradient is a sum over the kernel, not over all pixels of two maps."""
-    return _scaled(conv2d(x, kernel.astype(x.dtype), stride=stride), scale)
+    """`conv2d` times scale, [D]. The scale's gradient is a sum over the kernel, not over all pixels of two maps.
+
+    A CPU scales the result, and so reads the kernel once. Elsewhere the kernel is scaled: a TPU would keep the result
+    in float32 beside its product.
+    """
+
+    def scaled_result(x, kernel, scale):
+        return _scaled(conv2d(x, kernel.astype(x.dtype), stride=stride), scale)
+
+    def scaled_kernel(x, kernel, scale):
+        return conv2d(x, _scaled(kernel, scale).astype(x.dtype), stride=stride)
+
+    return on_one_cpu(scaled_result, scaled_kernel, x, kernel, scale)
 
 
 def _scaled(y: jax.Array, scale: jax.Array) -> jax.Array:
@@ -177,7 +193,8 @@ _scaled_conv2d.defvjp(_scaled_conv2d_forward, _scaled_conv2d_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv2d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    return on_one_cpu(functools.partial(_convolved, stride=stride), functools.partial(_plain, stride=stride), x, kernel)
+    ours, plain = (functools.partial(form, stride=stride) for form in (_convolved, _by_xla))
+    return on_one_cpu(ours, plain, x, kernel)
 
 
 def _conv2d_forward(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]):
@@ -194,7 +211,7 @@ def _conv2d_backward(
         return _input_gradient(x, kernel, dy, stride), kernel_gradient
 
     def plain(x, kernel, dy):
-        return jax.vjp(functools.partial(_plain, stride=stride), x, kernel)[1](dy)
+        return jax.vjp(functools.partial(_by_xla, stride=stride), x, kernel)[1](dy)
 
     return on_one_cpu(ours, plain, *saved, dy)
 
@@ -389,13 +406,17 @@ def refine_packed(
 def _packed(kernel: jax.Array) -> jax.Array:
     """The kernel that does to 2x2 pixels as channels what the given one does to pixels.
 
-    [3, 3, C, D] -> [3, 3, (2, 2, C), (2, 2, D)]. Of the 6 rows in 3 packed ones, output row r takes -1 + r to 1 + r.
+    [3, 3, C, D] -> [3, 3, (2, 2, C), (2, 2, D)]. Of the 6 rows in 3 packed ones, output row r takes 1 + r to 3 + r.
     """
     c, d = kernel.shape[2:]
-    kernel = jnp.pad(kernel, ((2, 2), (2, 2), (0, 0), (0, 0)))
-    kernel = jnp.stack([kernel[1:7], kernel[0:6]])
-    kernel = jnp.stack([kernel[:, :, 1:7], kernel[:, :, 0:6]]).reshape(2, 2, 3, 2, 3, 2, c, d)
-    return kernel.transpose(2, 4, 3, 5, 6, 1, 0, 7).reshape(3, 3, 4 * c, 4 * d)
+    rows = np.zeros((3, 2, 2, 3), np.float32)  # [packed tap, row within, row of the output, tap]
+    for row, tap in np.ndindex(2, 3):
+        rows[(1 + row + tap) // 2, (1 + row + tap) % 2, row, tap] = 1
+    taps = np.einsum("iapu,jbqv->ijabpquv", rows, rows).reshape(9, 4, 4, 9)
+    kernel = jnp.einsum(
+        "nabt,tcd->nacbd", taps.astype(kernel.dtype), kernel.reshape(9, c, d), precision=jax.lax.Precision.HIGHEST
+    )
+    return kernel.reshape(3, 3, 4 * c, 4 * d)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
