@@ -10,7 +10,7 @@ demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, a
 	@echo "Open runs/shapes/report.html in a browser: scores, curves, and pictures of what is right and wrong."
 	@echo "Curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir=runs"
 
-test: .venv/installed-dev  ## the tests, about 17 minutes on 2 cores
+test: .venv/installed-dev  ## the tests, about 15 minutes on 2 cores
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 faults: .venv/installed-dev  ## kills training at random moments, 20 and 5 times, and compares bit by bit, about 13 minutes
