@@ -138,7 +138,8 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) ->
     return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_DIMENSIONS)
 
 
-def _by_xla(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+def _as_elsewhere(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    """Where not one CPU device computes: XLA's own convolution, on a TPU that of strips."""
     on_tpu, elsewhere = (functools.partial(form, stride=stride) for form in (strips.convolve, _plain))
     return jax.lax.platform_dependent(x, kernel, tpu=on_tpu, default=elsewhere)
 
@@ -193,7 +194,7 @@ _scaled_conv2d.defvjp(_scaled_conv2d_forward, _scaled_conv2d_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv2d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    ours, plain = (functools.partial(form, stride=stride) for form in (_convolved, _by_xla))
+    ours, plain = (functools.partial(form, stride=stride) for form in (_convolved, _as_elsewhere))
     return on_one_cpu(ours, plain, x, kernel)
 
 
@@ -211,7 +212,7 @@ def _conv2d_backward(
         return _input_gradient(x, kernel, dy, stride), kernel_gradient
 
     def plain(x, kernel, dy):
-        return jax.vjp(functools.partial(_by_xla, stride=stride), x, kernel)[1](dy)
+        return jax.vjp(functools.partial(_as_elsewhere, stride=stride), x, kernel)[1](dy)
 
     return on_one_cpu(ours, plain, *saved, dy)
 
