@@ -46,7 +46,7 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     import jax
 
     from gcn_jax import config as config_lib
-    from gcn_jax.compilation import options, return_memory
+    from gcn_jax.compilation import jit, return_memory
     from gcn_jax.devices import device_limits
     from gcn_jax.models import init_variables
     from gcn_jax.optim import make_optimizer
@@ -61,29 +61,33 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
     limits = device_limits(jax.devices()[0])
-    peak, fast = limits.flops if limits else None, options(model.dtype)
+    peak = limits.flops if limits else None
     if kind == "forward":
         variables, image = jax.device_put((variables, image))
-        score = jax.jit(lambda v, x: model.apply(v, normalize(x, config), train=False), compiler_options=fast)
-        traced = score.trace(variables, image)
-        forward = traced.lower().compile()
-        return Work(lambda: jax.block_until_ready(forward(variables, image)), _flops(traced), peak)
+
+        def score(v: Any, x: Any) -> Any:
+            return model.apply(v, normalize(x, config), train=False)
+
+        forward = jit(score, model.dtype).lower(variables, image).compile()
+        return Work(lambda: jax.block_until_ready(forward(variables, image)), _flops(score, variables, image), peak)
     state = [init_state(variables, optimizer, config)]
     data = jax.device_put({"image": image, "label": label})
-    step = jax.jit(make_train_step(model, optimizer, config), donate_argnums=0, compiler_options=fast)
-    traced = step.trace(state[0], data)
-    compiled = traced.lower().compile()
+    step = make_train_step(model, optimizer, config)
+    flops = _flops(step, state[0], data)
+    compiled = jit(step, model.dtype, donate_argnums=0).lower(state[0], data).compile()
 
     def train() -> None:
         state[0], metrics = compiled(state[0], data)
         jax.block_until_ready((state[0], metrics))
 
-    return Work(train, _flops(traced), peak)
+    return Work(train, flops, peak)
 
 
-def _flops(traced: Any) -> float:
-    """The operations of a traced program in its plain formulation, which is what a GPU gets."""
-    return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
+def _flops(function: Callable[..., Any], *args: Any) -> float:
+    """The operations of a function in its plain formulation, which is what a GPU gets."""
+    import jax
+
+    return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 
 def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -> Work:

@@ -1,7 +1,10 @@
-"""How XLA compiles: with which options, and where it keeps the programs."""
+"""How XLA compiles: for which devices, with which options, and where it keeps the programs."""
 
 import ctypes
+import functools
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from gcn_jax.errors import UserError
+from gcn_jax.models import xla
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of `jax.monitoring`, also where the cache has it
 
@@ -29,6 +33,29 @@ def enable_cache(config: ml_collections.ConfigDict) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def jit(function: Callable[..., Any], dtype: DTypeLike, mesh: Mesh | None = None, **kwargs: Any) -> Any:
+    """`jax.jit` for the devices of a mesh alone, with their `options`.
+
+    Args:
+      function: to be jitted.
+      dtype: of the computation.
+      mesh: of devices; None: the default ones.
+      **kwargs: of `jax.jit`.
+    """
+
+    @functools.wraps(function)
+    def for_these_devices(*args: Any, **kwargs: Any) -> Any:
+        with xla.platform(platform_of(mesh)):
+            return function(*args, **kwargs)
+
+    return jax.jit(for_these_devices, compiler_options=options(dtype, mesh), **kwargs)
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """ "cpu", "gpu" or "tpu": what a mesh's devices are; None: the default ones."""
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
+
+
 def options(dtype: DTypeLike, mesh: Mesh | None = None) -> dict[str, str]:
     """What to give `jax.jit` as ``compiler_options``, for a mesh's devices or the default ones.
 
@@ -40,9 +67,8 @@ def options(dtype: DTypeLike, mesh: Mesh | None = None) -> dict[str, str]:
       dtype: of the computation.
       mesh: of devices; None: the default ones.
     """
-    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
     of_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if jnp.dtype(dtype) == jnp.bfloat16 else ""
-    return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform == "cpu" else {}
+    return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform_of(mesh) == "cpu" else {}
 
 
 def return_memory() -> None:

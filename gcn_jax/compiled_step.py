@@ -19,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from gcn_jax import compilation, program_text
 from gcn_jax import config as config_lib
 from gcn_jax.mesh import batch_sharding, replicated
+from gcn_jax.models import variable_shapes
+from gcn_jax.models.xla import platform
 from gcn_jax.optim import make_optimizer, split_fixed
 from gcn_jax.progress import bar, say
 from gcn_jax.steps import PyTree, TrainState, init_state, jit_train_step, make_loss
@@ -29,9 +31,7 @@ _VERSION = 3  # of what is kept of a compiled step
 def abstract_inputs(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[TrainState, PyTree]:
     """Shapes, dtypes and shardings of a training step's state and batch."""
     model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variables)
+    state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variable_shapes(model))
     pixels = (config.batch_size, config.data.size, config.data.size)
     batch = {"image": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8), "label": jax.ShapeDtypeStruct(pixels, jnp.uint8)}
 
@@ -57,7 +57,8 @@ def kept_activations(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
         def kept(batch: PyTree, trained: PyTree, fixed: PyTree, batch_stats: PyTree) -> Any:
             return jax.tree.leaves(jax.vjp(lambda t: loss_fn(t, fixed, batch_stats, batch), trained, has_aux=True)[1])
 
-        jaxpr = jax.make_jaxpr(kept)(batch, trained, fixed, state.batch_stats).jaxpr
+        with platform(compilation.platform_of(mesh)):
+            jaxpr = jax.make_jaxpr(kept)(batch, trained, fixed, state.batch_stats).jaxpr
         of_images = {id(variable) for variable in jaxpr.invars[: len(batch)]}  # and what is computed from them
         for equation in jaxpr.eqns:
             if any(id(variable) in of_images for variable in equation.invars):

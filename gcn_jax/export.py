@@ -28,7 +28,7 @@ from gcn_jax import config as config_lib
 from gcn_jax.data.sources import spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.model_file import FORMAT
-from gcn_jax.models import GCN
+from gcn_jax.models import GCN, variable_shapes
 from gcn_jax.models.tensor_files import TensorFile, open_tensors, read_float32
 from gcn_jax.progress import say
 from gcn_jax.steps import PyTree
@@ -166,8 +166,7 @@ def _check_shapes(path: pathlib.Path, file: TensorFile, model: GCN, config: ml_c
         is_used = key != "head_width" or config.model.head == "stack3x3"
         if isinstance(value, int) and value > largest and is_used:
             raise ValueError(f"{path}: damaged (its config.model.{key} is {value}, beyond what its arrays have)")
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    expected = flax.traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), image), sep="/")
+    expected = flax.traverse_util.flatten_dict(variable_shapes(model), sep="/")
     for name in sorted(expected.keys() ^ file.shapes.keys()):
         what = "lacks" if name in expected else "holds an unknown array,"
         raise ValueError(f"{path}: damaged, or of another version ({what} {ascii(name)[:200]})")

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from gcn_jax import config as config_lib
 from gcn_jax import crf
 from gcn_jax.checks import check_values
-from gcn_jax.compilation import options
+from gcn_jax.compilation import jit
 from gcn_jax.data.sources import spec_from
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.data.transforms import pad
@@ -72,8 +72,8 @@ class Inference:
                 f"config.eval.window={config.eval.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._labels = jax.jit(self._label_views, compiler_options=options(model.dtype))
-        self._probabilities = jax.jit(self._average_views, compiler_options=options(model.dtype))
+        self._labels = jit(self._label_views, model.dtype, mesh)
+        self._probabilities = jit(self._average_views, model.dtype, mesh)
         self._add = jax.jit(self._add_windows, donate_argnums=1)
         self._take = jax.jit(self._take_rows, static_argnums=2, donate_argnums=0)
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from gcn_jax import checkpoints
 from gcn_jax import config as config_lib
-from gcn_jax.compilation import options
+from gcn_jax.compilation import jit
 from gcn_jax.data.sources import Source, open_source
 from gcn_jax.data.transforms import place
 from gcn_jax.errors import UserError
@@ -59,7 +59,7 @@ def make_gradient(model: GCN, config: ml_collections.ConfigDict) -> Gradient:
 
         return jnp.abs(jax.grad(score)(normalize(image[None], config))[0]).sum(-1)
 
-    return jax.jit(gradient, compiler_options=options(model.dtype))
+    return jit(gradient, model.dtype)
 
 
 def pixel_at(fractions: Sequence[float], height: int, width: int) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
-        opt_state=optimizer.init(split_fixed(params, config.model.freeze)[0]),
+        opt_state=jax.jit(optimizer.init)(split_fixed(params, config.model.freeze)[0]),  # not a program for each shape
         ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
     )
 
@@ -110,5 +110,4 @@ def jit_train_step(
     model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> Any:
     """The step as training runs it on a mesh's devices: jitted, the state donated."""
-    step = make_train_step(model, optimizer, config)
-    return jax.jit(step, donate_argnums=0, compiler_options=compilation.options(model.dtype, mesh))
+    return compilation.jit(make_train_step(model, optimizer, config), model.dtype, mesh, donate_argnums=0)

@@ -1,5 +1,8 @@
 """The training step on one device and on meshes; checkpoints."""
 
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +13,9 @@ from gcn_jax.checkpoints import Checkpoints, load_variables
 from gcn_jax.compilation import options
 from gcn_jax.errors import UserError
 from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
+from gcn_jax.models import init_variables, xla
 from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import global_norm, init_state, make_train_step
+from gcn_jax.steps import global_norm, init_state, jit_train_step, make_train_step
 from tests.test_models import randomize
 
 
@@ -27,8 +31,6 @@ def one_step(config, data, space):
     config.mesh.update(data=data, space=space)
     config.optimizer.update(learning_rate=1.0, momentum=0.0, weight_decay=0.0)
     mesh, model, optimizer = make_mesh(config), config_lib.model_from(config), make_optimizer(config)
-    from gcn_jax.models import init_variables
-
     variables = randomize(init_variables(model, 0))
     state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
     batch = put_batch(random_batch(config.batch_size, config.data.size), mesh)
@@ -45,6 +47,28 @@ def test_whose_matrix_products_a_cpu_takes(dtype, is_ynnpacks):
     x = jnp.ones((256, 256), dtype)
     text = jax.jit(jnp.matmul, compiler_options=options(dtype)).lower(x, x).compile().as_text()
     assert ("ynn" in text) == is_ynnpacks
+
+
+@pytest.mark.parametrize(("platform", "lowered_for"), [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
+def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platform, lowered_for):
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    step = make_train_step(model, optimizer, config)
+    args = init_state(init_variables(model, 0), optimizer, config), random_batch(1)
+
+    def operations(jitted):
+        text = jitted.trace(*args).lower(lowering_platforms=(lowered_for,)).as_text()
+        found = Counter(re.findall(r"stablehlo\.(\w+)", text))
+        choices = found.pop("case", 0)
+        for zeros in ("return", "constant", "broadcast_in_dim"):  # also of the forms that were not chosen
+            found.pop(zeros, None)
+        return found, choices
+
+    expected, choices = operations(jax.jit(step))
+    assert choices > 0
+    with xla.platform(platform):
+        assert operations(jax.jit(step)) == (expected, 0)
+    if platform == jax.default_backend():
+        assert operations(jit_train_step(model, optimizer, config, make_mesh(config))) == (expected, 0)
 
 
 @pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])
@@ -105,8 +129,6 @@ def test_wrong_meshes_are_named(config):
 def test_ema_follows_the_parameters(config):
     config.optimizer.ema_decay = 0.75
     model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    from gcn_jax.models import init_variables
-
     variables = randomize(init_variables(model, 0))
     state, _ = jax.jit(make_train_step(model, optimizer, config))(
         init_state(variables, optimizer, config), random_batch(2)
@@ -118,8 +140,6 @@ def test_ema_follows_the_parameters(config):
 
 def test_checkpoints_keep_the_newest_and_the_best(config, tmp_path):
     model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    from gcn_jax.models import init_variables
-
     state = init_state(init_variables(model, 0), optimizer, config)
     step = jax.jit(
         lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x + 1, s.params)), donate_argnums=0

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 
 from gcn_jax.models.gcn import GCN
-from gcn_jax.models.initial import init_variables
+from gcn_jax.models.initial import init_variables, variable_shapes
 from gcn_jax.models.resnet import FREEZE, NORMS, STAGE_SIZES, STRIDES, ResNet
 from gcn_jax.models.score_heads import BRANCHES, HEADS
 
-__all__ = ["DTYPES", "GCN", "build_model", "init_variables"]
+__all__ = ["DTYPES", "GCN", "build_model", "init_variables", "variable_shapes"]
 
 DTYPES = ("float32", "bfloat16")
 

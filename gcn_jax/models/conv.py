@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gcn_jax.models import strips, winograd
-from gcn_jax.models.xla import after, on_one_cpu, once, traced_once
+from gcn_jax.models.xla import after, by_platform, on_one_cpu, once, traced_once
 
 Dtype = Any
 Stride = int | tuple[int, int]  # of rows and columns; a number: of both
@@ -45,7 +45,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
         return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
     conv = functools.partial(_conv2d, stride=stride)
     if stride == _DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
-        return jax.lax.platform_dependent(x, kernel, tpu=conv, default=_long_conv)
+        return by_platform(x, kernel, tpu=conv, default=_long_conv)
     if stride == (2, 2) and x.shape[3] <= 4:
         return on_one_cpu(_conv_of_pairs, conv, x, kernel)
     return conv(x, kernel)
@@ -141,7 +141,7 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) ->
 def _as_elsewhere(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """Where not one CPU device computes: XLA's own convolution, on a TPU that of strips."""
     on_tpu, elsewhere = (functools.partial(form, stride=stride) for form in (strips.convolve, _plain))
-    return jax.lax.platform_dependent(x, kernel, tpu=on_tpu, default=elsewhere)
+    return by_platform(x, kernel, tpu=on_tpu, default=elsewhere)
 
 
 def _inside(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) -> jax.Array:
@@ -392,7 +392,7 @@ def refine(x: jax.Array, kernel1: jax.Array, shift1: jax.Array, kernel2: jax.Arr
 
     if x.shape[3] > 32 or x.shape[1] % 2 or x.shape[2] % 2:
         return plain(x, kernel1, shift1, kernel2, shift2)
-    return jax.lax.platform_dependent(x, kernel1, shift1, kernel2, shift2, tpu=refine_packed, default=plain)
+    return by_platform(x, kernel1, shift1, kernel2, shift2, tpu=refine_packed, default=plain)
 
 
 def refine_packed(

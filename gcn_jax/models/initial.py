@@ -14,6 +14,14 @@ from flax import linen as nn
 
 from gcn_jax.models.conv import Conv, ConvTranspose, bilinear_kernel
 from gcn_jax.models.resnet import Norm
+from gcn_jax.models.xla import platform
+
+
+def variable_shapes(model: nn.Module) -> dict[str, Any]:
+    """Shapes and dtypes of a model's variables, `jax.ShapeDtypeStruct` each."""
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    with platform("cpu"):  # any one, for it does not matter
+        return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
@@ -33,8 +41,7 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+        shapes = variable_shapes(model)
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
