@@ -16,15 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gcn_jax.models import strips, winograd
+from gcn_jax.models import one_cpu, pixels, strips
+from gcn_jax.models.pixels import DENSE, depth_to_space, shifts, space_to_depth
 from gcn_jax.models.xla import after, by_platform, on_one_cpu, once, traced_once
 
 Dtype = Any
 Stride = int | tuple[int, int]  # of rows and columns; a number: of both
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_DENSE = (1, 1)  # every pixel: no stride
 _LARGE = 2**16  # numbers of a kernel
-_CHANNELS = 128  # a matrix product of fewer rows or columns is slow on a CPU
 
 
 @functools.partial(traced_once, static_argnames="stride")
@@ -44,10 +42,10 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
     if kernel.shape[:2] == (1, 1):
         return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
     conv = functools.partial(_conv2d, stride=stride)
-    if stride == _DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
+    if stride == DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
         return by_platform(x, kernel, tpu=conv, default=_long_conv)
     if stride == (2, 2) and x.shape[3] <= 4:
-        return on_one_cpu(_conv_of_pairs, conv, x, kernel)
+        return on_one_cpu(one_cpu.convolve_pairs, conv, x, kernel)
     return conv(x, kernel)
 
 
@@ -94,26 +92,13 @@ def _long_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps = jnp.pad(taps, ((0, 0), (0, -taps.shape[1] % 8)))  # 315 to 320: 23 -> 18 ms of it
     products = jnp.einsum("bhwc,cn->bhwn", x, taps, preferred_element_type=jnp.float32)
     kh, kw, _, d = kernel.shape
-    shifts = [shift[..., i * d : (i + 1) * d] for i, shift in enumerate(_shifts(products, kh, kw))]
-    return functools.reduce(jnp.add, shifts).astype(x.dtype)
+    terms = [shift[..., i * d : (i + 1) * d] for i, shift in enumerate(shifts(products, kh, kw))]
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
 def _taps_as_channels(kernel: jax.Array) -> jax.Array:
     """[kh, kw, C, D] -> [C, kh kw D]."""
     return jnp.moveaxis(kernel, 2, 0).reshape(kernel.shape[2], -1)
-
-
-def _shifts(x: jax.Array, kh: int, kw: int, stride: tuple[int, int] = _DENSE) -> list[jax.Array]:
-    """What each tap of a kernel sees of x, zeros beyond: kh kw arrays of as many rows and columns as the result has."""
-    padded = _padded(x, kh // 2, kw // 2)
-    sides = zip(padded.shape[1:3], (kh, kw), stride, strict=True)
-    rows, columns = ((length - k) // s * s + 1 for length, k, s in sides)
-    return [padded[:, i : i + rows : stride[0], j : j + columns : stride[1]] for i in range(kh) for j in range(kw)]
-
-
-def _padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """With zeros around: [B, H, W, C] -> [B, H + 2 rows, W + 2 columns, C]."""
-    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
 
 
 def _long_conv_forward(x: jax.Array, kernel: jax.Array):
@@ -123,7 +108,7 @@ def _long_conv_forward(x: jax.Array, kernel: jax.Array):
 def _long_conv_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     kh, kw, c, d = kernel.shape
-    shifted = jnp.concatenate(_shifts(dy, kh, kw)[::-1], axis=-1)
+    shifted = jnp.concatenate(shifts(dy, kh, kw)[::-1], axis=-1)
     dx = _einsum("bhwn,cn->bhwc", shifted, _taps_as_channels(kernel))
     sums = jnp.einsum("bhwc,bhwn->cn", x, shifted, preferred_element_type=jnp.float32)
     return dx, jnp.moveaxis(sums.reshape(c, kh, kw, d), 0, 2).astype(kernel.dtype)
@@ -132,21 +117,10 @@ def _long_conv_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tu
 _long_conv.defvjp(_long_conv_forward, _long_conv_backward)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) -> jax.Array:
-    kh, kw = kernel.shape[:2]
-    padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
-    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_DIMENSIONS)
-
-
 def _as_elsewhere(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """Where not one CPU device computes: XLA's own convolution, on a TPU that of strips."""
-    on_tpu, elsewhere = (functools.partial(form, stride=stride) for form in (strips.convolve, _plain))
+    on_tpu, elsewhere = (functools.partial(form, stride=stride) for form in (strips.convolve, pixels.convolve))
     return by_platform(x, kernel, tpu=on_tpu, default=elsewhere)
-
-
-def _inside(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = _DENSE) -> jax.Array:
-    """A convolution without padding: [B, H, W, C] and [kh, kw, C, D] -> [B, H - kh + 1, W - kw + 1, D] by stride 1."""
-    return jax.lax.conv_general_dilated(x, kernel, stride, "VALID", dimension_numbers=_DIMENSIONS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -194,7 +168,7 @@ _scaled_conv2d.defvjp(_scaled_conv2d_forward, _scaled_conv2d_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv2d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    ours, plain = (functools.partial(form, stride=stride) for form in (_convolved, _as_elsewhere))
+    ours, plain = (functools.partial(form, stride=stride) for form in (one_cpu.convolve, _as_elsewhere))
     return on_one_cpu(ours, plain, x, kernel)
 
 
@@ -206,10 +180,10 @@ def _conv2d_backward(
     stride: tuple[int, int], saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     def ours(x, kernel, dy):
-        kernel_gradient = _kernel_gradient(after(x, dy), kernel, dy, stride)
+        kernel_gradient = one_cpu.kernel_gradient(after(x, dy), kernel, dy, stride)
         if kernel.size < _LARGE:  # one after the other: between few channels the copies for each are large
             kernel = after(kernel, kernel_gradient)
-        return _input_gradient(x, kernel, dy, stride), kernel_gradient
+        return one_cpu.input_gradient(x, kernel, dy, stride), kernel_gradient
 
     def plain(x, kernel, dy):
         return jax.vjp(functools.partial(_as_elsewhere, stride=stride), x, kernel)[1](dy)
@@ -218,96 +192,6 @@ def _conv2d_backward(
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
-
-
-def _tile(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], widest: int) -> int:
-    """The side of the tiles by which Winograd's algorithm pays, 0 if it does not.
-
-    Larger tiles need fewer products, but larger transforms of the kernel: those of 4 pay up to `widest` channels.
-    """
-    kh, kw, c, d = kernel.shape
-    if (kh, kw) != (3, 3) or stride != _DENSE or x.dtype != jnp.float32 or min(c, d) < _CHANNELS:
-        return 0
-    limits = {4: widest, 2: 4 * _CHANNELS}
-    return next((m for m in limits if max(c, d) <= limits[m] and x.shape[1] % m == x.shape[2] % m == 0), 0)
-
-
-def _convolved(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """A convolution as one CPU does it fast. Milliseconds: XLA's own -> this, on two cores.
-
-    Zeros are laid around x before: XLA's own padding has a slower loop.
-    """
-    kh, kw, c, d = kernel.shape
-    if m := _tile(x, kernel, stride, widest=_CHANNELS):  # 32x32, 256 to 256 channels: 6.3 -> 4.4
-        return winograd.convolve(x, kernel, m)
-    if x.dtype == jnp.bfloat16 and (kh, kw) == (3, 3) and min(c, d) >= _CHANNELS:  # XLA's own is slower than float32's
-        taps = zip(_shifts(x, kh, kw, stride), kernel.reshape(9, c, d), strict=True)
-        sums = [jnp.einsum("bhwc,cd->bhwd", tap, k, preferred_element_type=jnp.float32) for tap, k in taps]
-        return functools.reduce(jnp.add, sums).astype(x.dtype)
-    return _inside(_padded(x, kh // 2, kw // 2), kernel, stride)  # 512x512, 3x3, 21 to 21 channels: 37 -> 24
-
-
-def _conv_of_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Of stride 2: of stride 1 over 2x2 pixels as channels. The kernel's gradient, 512x512, 7x7, 3 to 64: 71 -> 21."""
-    x = _space_to_depth(jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))))
-    padding, ends = [], []
-    for k in kernel.shape[:2]:
-        padding.append(((k // 2 + 1) // 2, k // 2 // 2))
-        ends.append((k // 2 % 2, 1 - k // 2 % 2))  # zero taps, so that the kernel begins and ends with a pair
-    kernel = jnp.pad(kernel, (*ends, (0, 0), (0, 0)))
-    kh, kw, c, d = kernel.shape
-    kernel = kernel.reshape(kh // 2, 2, kw // 2, 2, c, d).transpose(0, 2, 1, 3, 4, 5)
-    return _inside(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel.reshape(kh // 2, kw // 2, 4 * c, d))
-
-
-def _input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """Of stride 1 a convolution with the flipped kernel."""
-    if stride == _DENSE:
-        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        return _inside(dy, flipped) if kernel.shape[:2] == (2, 2) else _convolved(dy, flipped, stride)
-    return jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](dy)[0]
-
-
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """The sums over all pixels of x, shifted by each tap, times dy: [kh, kw, C, D]. Milliseconds as above."""
-    kh, kw, c, d = kernel.shape
-    if m := _tile(x, kernel, stride, widest=2 * _CHANNELS):  # 32x32, 256 to 256 channels, of `_sum_by_tap`: 8.5 -> 4.1
-        return winograd.kernel_gradient(x, dy, m)
-    if stride == _DENSE and min(c, d) <= _CHANNELS // 2:  # 512x512, 3x3, 21 to 21 channels: 92 -> 36
-        return _correlate(x, dy, kh, kw).astype(kernel.dtype)
-    if stride == _DENSE or c >= _CHANNELS:  # 64x64, 3x3, 128 to 128 channels: 19 -> 9
-        return _sum_by_tap(x, dy, kh, kw, stride).astype(kernel.dtype)
-    return jax.vjp(lambda kernel: _plain(x, kernel, stride), kernel)[1](dy)[0]
-
-
-def _sum_by_tap(x: jax.Array, dy: jax.Array, kh: int, kw: int, stride: tuple[int, int]) -> jax.Array:
-    """A matrix product for each tap.
-
-    The factor that all taps share comes first: it is the one that XLA transposes, once.
-    """
-    sums = [
-        jnp.einsum("bhwd,bhwc->dc", dy, tap, preferred_element_type=jnp.float32) for tap in _shifts(x, kh, kw, stride)
-    ]
-    return jnp.stack(sums).reshape(kh, kw, dy.shape[-1], x.shape[-1]).swapaxes(2, 3)
-
-
-def _correlate(x: jax.Array, dy: jax.Array, kh: int, kw: int) -> jax.Array:
-    """One convolution, whose images are the channels of x or dy, whichever has fewer, and whose kernel is the other.
-
-    That is what XLA itself does, but for the zeros, which are laid around the images before, and the order of axes.
-    """
-    sums = functools.partial(
-        jax.lax.conv_general_dilated,
-        window_strides=_DENSE,
-        padding="VALID",
-        dimension_numbers=_DIMENSIONS,
-        preferred_element_type=jnp.float32,
-    )
-    if x.shape[-1] < dy.shape[-1]:
-        x = _padded(x, kh // 2, kw // 2)
-        return sums(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)).transpose(1, 2, 0, 3)
-    dy = _padded(dy, (kh - 1) // 2, (kw - 1) // 2)
-    return sums(dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3))[:, ::-1, ::-1].transpose(1, 2, 3, 0)
 
 
 def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -336,7 +220,7 @@ def _transposed_by_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
     c, d = kernel.shape[2:]
     # Output 2 i + r takes input i + 1 - j by tap 2 j + r - 1, for j of 0, 1, 2: taps -1 and 4 are zero.
     taps = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0))).reshape(3, 2, 3, 2, c, d)[::-1, :, ::-1]
-    return _depth_to_space(conv2d(x, taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, c, 4 * d)))
+    return depth_to_space(conv2d(x, taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, c, 4 * d)))
 
 
 def _transposed_by_corner(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -347,36 +231,7 @@ def _transposed_by_corner(x: jax.Array, kernel: jax.Array) -> jax.Array:
     c, d = kernel.shape[2:]
     # Outputs 2 p - 1 + r, for r of 0, 1, take input p - j by tap 2 j + r.
     taps = kernel.reshape(2, 2, 2, 2, c, d)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
-    return _depth_to_space(_conv2d(x, taps.reshape(2, 2, c, 4 * d), _DENSE))[:, 1:-1, 1:-1]
-
-
-def _depth_to_space(x: jax.Array) -> jax.Array:
-    """[B, H, W, (2, 2, C)] -> [B, 2 H, 2 W, C]."""
-    batch, height, width, channels = x.shape
-    shape = batch, 2 * height, 2 * width, channels // 4
-
-    def by_row(x):
-        return jnp.stack(jnp.split(x, 2, axis=-1), axis=2).reshape(shape)
-
-    def by_pixel(x):
-        return x.reshape(batch, height, width, 2, 2, shape[3]).transpose(0, 1, 3, 2, 4, 5).reshape(shape)
-
-    return on_one_cpu(by_row, by_pixel, x)
-
-
-def _space_to_depth(x: jax.Array) -> jax.Array:
-    """[B, 2 H, 2 W, C] -> [B, H, W, (2, 2, C)]. On a CPU two whole rows at a time: 512x512x21 in 3 ms, not 13."""
-    batch, height, width, channels = x.shape
-
-    def by_row(x):
-        x = x.reshape(batch, height // 2, 2, width // 2, 2 * channels)
-        return jnp.concatenate([x[:, :, 0], x[:, :, 1]], axis=-1)
-
-    def by_pixel(x):
-        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, height // 2, width // 2, 4 * channels)
-
-    return on_one_cpu(by_row, by_pixel, x)
+    return depth_to_space(_conv2d(x, taps.reshape(2, 2, c, 4 * d), DENSE))[:, 1:-1, 1:-1]
 
 
 @traced_once
@@ -399,9 +254,9 @@ def refine_packed(
     x: jax.Array, kernel1: jax.Array, shift1: jax.Array, kernel2: jax.Array, shift2: jax.Array
 ) -> jax.Array:
     """`refine` with 2x2 pixels as channels."""
-    x = _space_to_depth(x)
+    x = space_to_depth(x)
     y = nn.relu(conv2d(x, _packed(kernel1)) + jnp.tile(shift1, 4)[None, None, None])
-    return _depth_to_space(x + conv2d(y, _packed(kernel2)) + jnp.tile(shift2, 4)[None, None, None])
+    return depth_to_space(x + conv2d(y, _packed(kernel2)) + jnp.tile(shift2, 4)[None, None, None])
 
 
 def _packed(kernel: jax.Array) -> jax.Array:
