@@ -94,32 +94,39 @@ def compile_step(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainStat
     duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if config.plan.topology else ""
     say(f"compiling for {mesh.size} {device.device_kind}{duration}")
     start = time.perf_counter()
-    figures = _figures(lowered, device.platform == "tpu") | {
-        "seconds": time.perf_counter() - start,
-        "compiler": compiler,
-    }
+    try:
+        found = figures(_with_progress(lowered), device.platform == "tpu")
+    except jax.errors.JaxRuntimeError as error:
+        found = {"wanted": _wanted(error)}
+    found |= {"seconds": time.perf_counter() - start, "compiler": compiler}
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(figures))
+    partial.write_text(json.dumps(found))
     partial.replace(cache)
-    return figures
+    return found
 
 
-def _figures(lowered: Any, is_tpu: bool) -> dict[str, Any]:
+def _with_progress(lowered: Any) -> Any:
+    """Compiles."""
     compiling = concurrent.futures.ThreadPoolExecutor(1).submit(lowered.compile)
     with bar("compiling", None, "s") as clock:
         while True:
             try:
-                compiled = compiling.result(1)
-                break
+                return compiling.result(1)
             except concurrent.futures.TimeoutError:
                 clock.update()
-            except jax.errors.JaxRuntimeError as error:
-                wanted = re.search(r"(?:Used |temporaries \()([0-9.]+)([KMG])", str(error))
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                size = float(wanted[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[wanted[2]] if wanted else None
-                return {"wanted": size}
+
+
+def _wanted(error: Exception) -> float | None:
+    """Bytes, of what the compiler says if a device lacks room; raises what else went wrong."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    wanted = re.search(r"(?:Used |temporaries \()([0-9.]+)([KMG])", str(error))
+    return float(wanted[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[wanted[2]] if wanted else None
+
+
+def figures(compiled: Any, is_tpu: bool) -> dict[str, Any]:
+    """What the compiler says of a program: "memory", "cost" and "collectives" of one device."""
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     accessed = cost["bytes accessed"]
     parts = {
