@@ -1,4 +1,4 @@
-"""What a TPU's compiler says of the network's parts: in XLA's own convolutions, and in ours for a TPU.
+"""What a TPU's compiler says of the network's parts, by XLA's own convolutions and by ours for a TPU.
 
     python -m bench.tpu_cost [--topology=v5e:2x2] [--batch=1]
 
@@ -10,6 +10,7 @@ whole training step.
 import argparse
 import importlib.metadata
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from gcn_jax.compiled_step import figures
+from gcn_jax.errors import UserError
 from gcn_jax.losses import cross_entropy
 from gcn_jax.models import xla
 from gcn_jax.models.conv import Conv, ConvTranspose, max_pool
@@ -101,7 +103,10 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:2x2", help="names the kind of device")
     parser.add_argument("--batch", type=int, default=1, help="images on the device")
     args = parser.parse_args()
-    device = topology_devices(args.topology)[0]
+    try:
+        device = topology_devices(args.topology)[0]
+    except UserError as error:
+        sys.exit(str(error).replace("config.plan.topology", "--topology"))
     heads = "".join(f"{head:>14}" for head in ("kilocycles", "MB accessed", "temporary MB", "GFLOPs", "cycles"))
     print(f"{'part':<28}{'input':<20}{'form':<12}{heads}")
     cases = {}

@@ -1,4 +1,4 @@
-"""How to tell XLA what to compute once, and what anew."""
+"""How to tell XLA what to compute for which platform, what once, and what anew."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 # Traces a function once for all calls with the same shapes, not for each of 50 blocks; the program is the same.
 traced_once = functools.partial(jax.jit, inline=True)
-
 
 # Of the devices for which a program is traced: "cpu", "gpu", "tpu"; None: of any, each form is traced for its own.
 platform = jax.make_user_context(None)
