@@ -33,13 +33,16 @@ def enable_cache(config: ml_collections.ConfigDict) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def jit(function: Callable[..., Any], dtype: DTypeLike, mesh: Mesh | None = None, **kwargs: Any) -> Any:
+def jit(
+    function: Callable[..., Any], dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False, **kwargs: Any
+) -> Any:
     """`jax.jit` for the devices of a mesh alone, with their `options`.
 
     Args:
       function: to be jitted.
       dtype: of the computation.
       mesh: of devices; None: the default ones.
+      repeatable: see `options`.
       **kwargs: of `jax.jit`.
     """
 
@@ -48,7 +51,7 @@ def jit(function: Callable[..., Any], dtype: DTypeLike, mesh: Mesh | None = None
         with xla.platform(platform_of(mesh)):
             return function(*args, **kwargs)
 
-    return jax.jit(for_these_devices, compiler_options=options(dtype, mesh), **kwargs)
+    return jax.jit(for_these_devices, compiler_options=options(dtype, mesh, repeatable), **kwargs)
 
 
 def platform_of(mesh: Mesh | None) -> str:
@@ -56,7 +59,7 @@ def platform_of(mesh: Mesh | None) -> str:
     return mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
 
-def options(dtype: DTypeLike, mesh: Mesh | None = None) -> dict[str, str]:
+def options(dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False) -> dict[str, str | bool]:
     """What to give `jax.jit` as ``compiler_options``, for a mesh's devices or the default ones.
 
     On a CPU: of the YNNPACK library nothing in float32, in bfloat16 the matrix products alone, which are its fast ones.
@@ -66,9 +69,14 @@ def options(dtype: DTypeLike, mesh: Mesh | None = None) -> dict[str, str]:
     Args:
       dtype: of the computation.
       mesh: of devices; None: the default ones.
+      repeatable: whether a GPU, too, has to give the same bits at each call. XLA's convolutions, products and scatters
+        otherwise may not; with this it refuses a `select-and-scatter`, and floats are scattered slowly.
     """
+    platform = platform_of(mesh)
+    if platform == "gpu" and repeatable:
+        return {"xla_gpu_exclude_nondeterministic_ops": True}
     of_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if jnp.dtype(dtype) == jnp.bfloat16 else ""
-    return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform_of(mesh) == "cpu" else {}
+    return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform == "cpu" else {}
 
 
 def return_memory() -> None:

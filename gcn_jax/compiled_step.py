@@ -85,7 +85,7 @@ def compile_step(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainStat
         device.device_kind,
         config.plan.topology,
         compiler,
-        compilation.options(model.dtype, mesh),
+        compilation.options(model.dtype, mesh, repeatable=True),
     )
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     cache = pathlib.Path(config.cache_dir).expanduser() / "plans" / f"{digest}.json"

@@ -109,5 +109,6 @@ def make_train_step(
 def jit_train_step(
     model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> Any:
-    """The step as training runs it on a mesh's devices: jitted, the state donated."""
-    return compilation.jit(make_train_step(model, optimizer, config), model.dtype, mesh, donate_argnums=0)
+    """The step as training runs it on a mesh's devices: jitted, the state donated, the same bits at each call."""
+    step = make_train_step(model, optimizer, config)
+    return compilation.jit(step, model.dtype, mesh, repeatable=True, donate_argnums=0)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gcn_jax import compilation
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import Checkpoints, load_variables
 from gcn_jax.compilation import options
@@ -69,6 +70,31 @@ def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platfo
         assert operations(jax.jit(step)) == (expected, 0)
     if platform == jax.default_backend():
         assert operations(jit_train_step(model, optimizer, config, make_mesh(config))) == (expected, 0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "train"}, {"head": "stack3x3", "head_width": 8}, {"backbone": "resnet50_gcn"}]
+)
+def test_a_gpu_can_repeat_a_step(config, changes):
+    """XLA has no repeatable form of `select-and-scatter` on a GPU, and a slow one of scatters."""
+    config.model.update(changes)
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    args = init_state(init_variables(model, 0), optimizer, config), random_batch(1)
+    with xla.platform("gpu"):
+        step = jax.jit(make_train_step(model, optimizer, config)).trace(*args)
+    text = step.lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.convolution" in text
+    assert "scatter" not in text
+
+
+def test_a_gpu_is_told_to_repeat_a_step(config, monkeypatch):
+    monkeypatch.setattr(compilation, "platform_of", lambda mesh: "gpu")
+    found = {}
+    monkeypatch.setattr(jax, "jit", lambda function, **kwargs: found.update(kwargs))
+    jit_train_step(config_lib.model_from(config), make_optimizer(config), config, None)
+    monkeypatch.undo()
+    assert found["compiler_options"] == {"xla_gpu_exclude_nondeterministic_ops": True}
+    assert jax.jit(jnp.sum, compiler_options=found["compiler_options"])(jnp.ones(3)) == 3, "XLA knows the option"
 
 
 @pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])
