@@ -55,7 +55,7 @@ def jit(
 
 
 def platform_of(mesh: Mesh | None) -> str:
-    """ "cpu", "gpu" or "tpu": what a mesh's devices are; None: the default ones."""
+    """What a mesh's devices are, or those by default if it is None: "cpu", "gpu" or "tpu"."""
     return mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
 

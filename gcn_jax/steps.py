@@ -107,8 +107,8 @@ def make_train_step(
 
 
 def jit_train_step(
-    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh
+    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh | None = None
 ) -> Any:
-    """The step as training runs it on a mesh's devices: jitted, the state donated, the same bits at each call."""
+    """The step as training runs it on a mesh's devices, or the default one: jitted, the state donated, repeatable."""
     step = make_train_step(model, optimizer, config)
     return compilation.jit(step, model.dtype, mesh, repeatable=True, donate_argnums=0)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from gcn_jax import compilation, plan
 from gcn_jax import config as config_lib
-from gcn_jax import plan
 from gcn_jax.errors import UserError
 from gcn_jax.mesh import check_divides, make_mesh
 from gcn_jax.program_text import collectives, estimated_cycles, main_memory_bytes, traffic
@@ -75,6 +75,13 @@ def test_activations_grow_with_the_batch_and_shrink_with_remat(config):
     assert small >= features, "each stage's output is kept"
     config.model.remat = True
     assert kept(batch_size=4) < large
+
+
+def test_activations_of_other_platforms_forms_are_not_counted(config, monkeypatch):
+    config.mesh.data = 1
+    kept = plan.kept_activations(config, make_mesh(config))
+    monkeypatch.setattr(compilation, "platform_of", lambda mesh: None)
+    assert kept < 0.9 * plan.kept_activations(config, make_mesh(config))
 
 
 def test_collectives_are_counted_with_their_bytes(config):

@@ -91,7 +91,7 @@ def test_a_gpu_is_told_to_repeat_a_step(config, monkeypatch):
     monkeypatch.setattr(compilation, "platform_of", lambda mesh: "gpu")
     found = {}
     monkeypatch.setattr(jax, "jit", lambda function, **kwargs: found.update(kwargs))
-    jit_train_step(config_lib.model_from(config), make_optimizer(config), config, None)
+    jit_train_step(config_lib.model_from(config), make_optimizer(config), config)
     monkeypatch.undo()
     assert found["compiler_options"] == {"xla_gpu_exclude_nondeterministic_ops": True}
     assert jax.jit(jnp.sum, compiler_options=found["compiler_options"])(jnp.ones(3)) == 3, "XLA knows the option"

@@ -9,6 +9,8 @@ another is a row or two, copied. `docs/performance.md` has the figures.
 import jax
 import jax.numpy as jnp
 
+from gcn_jax.models import pixels
+
 _IMAGES = 8  # of a TPU's tile
 
 
@@ -33,18 +35,18 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Ar
 
 
 def _convolve_strips(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], count: int) -> jax.Array:
+    if count == 1:
+        return pixels.convolve(x, kernel, stride)
     batch, height, width, channels = x.shape
     kh, kw = kernel.shape[:2]
-    padding = [(kh // 2, kh // 2), (kw // 2, kw // 2)]
     rows = (height + 2 * (kh // 2) - kh) // stride[0] + 1  # of the result
-    if count > 1:
-        needed = -(-rows // count) * count * stride[0]
-        x = jnp.pad(x, ((0, 0), (0, needed - height), (0, 0), (0, 0)))
-        x = x.reshape(batch, count, -1, width, channels)
-        x = _with_neighbours(x, before=kh // 2, after=max(kh - kh // 2 - stride[0], 0))
-        x = x.reshape(batch * count, -1, width, channels)
-        padding[0] = 0, 0
-    y = jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    needed = -(-rows // count) * count * stride[0]
+    x = jnp.pad(x, ((0, 0), (0, needed - height), (0, 0), (0, 0)))
+    x = x.reshape(batch, count, -1, width, channels)
+    x = _with_neighbours(x, before=kh // 2, after=max(kh - kh // 2 - stride[0], 0))
+    x = x.reshape(batch * count, -1, width, channels)
+    padding = (0, 0), (kw // 2, kw // 2)
+    y = jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=pixels.DIMENSIONS)
     return y.reshape(batch, -1, *y.shape[2:])[:, :rows]
 
 
