@@ -1,5 +1,6 @@
 """What the evaluation servers take: names, values and archives, read back by the official scripts' rules."""
 
+import io
 import tarfile
 import zipfile
 
@@ -61,11 +62,11 @@ def test_vocs_archive(trained, tmp_path):
     predict.run(config, workdir, "voc_segmentation/test", tmp_path / "out")
     segmenter = load(workdir)
     with tarfile.open(tmp_path / "out/results.tar") as tar:
-        tar.extractall(tmp_path / "handed_in", filter="data")
         names = [name for name in tar.getnames() if name.endswith(".png")]
+        handed_in = [io.BytesIO(tar.extractfile(name).read()) for name in names]
     assert names == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in ids]
-    for image_id, name in zip(ids, names, strict=True):
-        with Image.open(tmp_path / "handed_in" / name) as image:
+    for image_id, file in zip(ids, handed_in, strict=True):
+        with Image.open(file) as image:
             assert image.mode == "P"
             assert image.size == (70, 50)
             label = np.array(image)
