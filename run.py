@@ -11,9 +11,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcn_jax import config as config_lib
-from gcn_jax import crf_search, distributed, evaluate, export, plan, predict, prepare, receptive_field, train
-from gcn_jax.compilation import enable_cache, return_memory
+from gcn_jax.checkpoints import saved_config
 from gcn_jax.errors import TrainingError, UserError
+from gcn_jax.modes import crf_search, evaluate, export, plan, predict, prepare, receptive_field, train
+from gcn_jax.runtime import processes
+from gcn_jax.runtime.compilation import enable_cache, return_memory
 
 MODES = ("train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "export")
 _INTERRUPTED = "run.py: interrupted; run the same command again to go on"
@@ -42,7 +44,7 @@ def parse_flags(argv: list[str]) -> None:
         key = str(error).strip("\"'")
         given = (argument.partition("=")[0] for argument in argv)
         flag = next((flag for flag in given if flag.endswith(f".{key}")), key)
-        raise UserError(f"{flag}: unknown key; gcn_jax/config.py lists all keys") from error
+        raise UserError(f"{flag}: unknown key; gcn_jax/config/defaults.py lists all keys") from error
     except flags.Error as error:  # its last line is the message of what get_config raised, if that was it
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("gcn_jax.errors.UserError: ")) from error
     if extra:
@@ -96,11 +98,11 @@ def main(argv: list[str]) -> int:
     return_memory()
     config, (workdir, *others) = _CONFIG.value, workdirs()
     output = pathlib.Path(_OUTPUT.value).expanduser()
-    if _MODE.value != "train" and (group := distributed.find_group(config)):
+    if _MODE.value != "train" and (group := processes.find_group(config)):
         raise UserError(f"{group.name}: --mode={_MODE.value} runs in one process; {group.alone}")
     if _MODE.value in ("eval", "predict", "receptive_field", "crf_search", "export"):
         given = config_flags.get_override_values(flags.FLAGS["config"])
-        trained = {path: config_lib.of_trained(config, path, given) for path in (workdir, *others)}
+        trained = {path: saved_config.of_trained(config, path, given) for path in (workdir, *others)}
         enable_cache(config)
         if _MODE.value == "eval":
             evaluate.run(trained)
@@ -116,7 +118,7 @@ def main(argv: list[str]) -> int:
         config_lib.validate(config)
         enable_cache(config)
         if _MODE.value == "train":
-            distributed.join(config)
+            processes.join(config)
             train.run(config, workdir)
         else:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,10 +132,10 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv))
     except UserError as error:
         print(f"run.py: error: {error}", file=sys.stderr)
-        distributed.leave(2)
+        processes.leave(2)
     except TrainingError as error:
         print(f"run.py: training stopped: {error}", file=sys.stderr)
-        distributed.leave(1)
+        processes.leave(1)
     except KeyboardInterrupt:
         print(_INTERRUPTED, file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -14,7 +14,7 @@ from scipy import ndimage
 from skimage import data
 
 from gcn_jax import crf
-from gcn_jax.pictures import overlay
+from gcn_jax.data.pictures import overlay
 
 POLYGONS = [
     [(150, 60), (180, 15), (280, 15), (310, 90), (270, 180), (345, 260), (345, 345), (280, 420), (280, 512), (15, 512),

@@ -33,17 +33,17 @@ from scipy import ndimage
 
 from bench.pipeline import draw_voc
 from bench.timing import compare
-from gcn_jax import boundary
 from gcn_jax import config as config_lib
 from gcn_jax.data import shapes
 from gcn_jax.data.sources import Selection, open_source
 from gcn_jax.data.specs import CITYSCAPES_RAW_IDS, CITYSCAPES_TRAIN_IDS, VOID
 from gcn_jax.data.transforms import pad
-from gcn_jax.evaluate import Evaluator
-from gcn_jax.mesh import make_mesh
-from gcn_jax.metrics import Counts, class_iou, histogram
+from gcn_jax.evaluation import boundary
+from gcn_jax.evaluation.counts import Counts, class_iou, histogram
+from gcn_jax.evaluation.evaluator import Evaluator
 from gcn_jax.models import init_variables
-from gcn_jax.steps import normalize
+from gcn_jax.models.preprocessing import normalize
+from gcn_jax.runtime.mesh import make_mesh
 
 NUM_CLASSES = 19
 C_LOOP = """

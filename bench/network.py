@@ -50,11 +50,12 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     import jax
 
     from gcn_jax import config as config_lib
-    from gcn_jax.compilation import jit, return_memory
-    from gcn_jax.devices import device_limits
     from gcn_jax.models import init_variables
-    from gcn_jax.optim import make_optimizer
-    from gcn_jax.steps import init_state, jit_train_step, make_train_step, normalize
+    from gcn_jax.models.preprocessing import normalize
+    from gcn_jax.planning.device_limits import device_limits
+    from gcn_jax.runtime.compilation import jit, return_memory
+    from gcn_jax.training.optimizer import make_optimizer
+    from gcn_jax.training.step import init_state, jit_train_step, make_train_step
 
     return_memory()
     config = config_lib.default()

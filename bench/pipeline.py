@@ -23,14 +23,15 @@ from PIL import Image
 
 from bench.timing import compare
 from gcn_jax import config as config_lib
+from gcn_jax.config.defaults import IMAGENET_MEAN
 from gcn_jax.data import shapes
+from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.images import encode_label
-from gcn_jax.data.pipeline import TrainBatches
 from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOC
 
 SIZE = 512
-MEAN = tuple(round(value) for value in config_lib.IMAGENET_MEAN)
+MEAN = tuple(round(value) for value in IMAGENET_MEAN)
 
 
 def draw_voc(folder: pathlib.Path, count: int) -> None:

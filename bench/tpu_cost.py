@@ -19,14 +19,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from gcn_jax.compiled_step import figures
 from gcn_jax.errors import UserError
-from gcn_jax.losses import cross_entropy
-from gcn_jax.models import xla
-from gcn_jax.models.conv import Conv, ConvTranspose, max_pool
-from gcn_jax.models.gcn import BoundaryRefine
-from gcn_jax.models.score_heads import GlobalConv
-from gcn_jax.plan import topology_devices
+from gcn_jax.models.decoders.gcn import BoundaryRefine
+from gcn_jax.models.heads import GlobalConv
+from gcn_jax.models.layers import Conv, ConvTranspose
+from gcn_jax.models.ops import xla
+from gcn_jax.models.ops.convolution import max_pool
+from gcn_jax.modes.plan import topology_devices
+from gcn_jax.planning.compiled_step import figures
+from gcn_jax.training.loss import cross_entropy
 
 _CLASSES = 21
 _FORMS = {"XLA's own": "gpu", "ours": "tpu"}  # -> the platform whose form is compiled for the TPU

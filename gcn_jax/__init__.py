@@ -9,10 +9,10 @@ The public face:
 * `UserError`: what every mistake of a caller's files or configs raises, a `ValueError`.
 """
 
+from gcn_jax.checkpoints.pretrained import load_backbone
 from gcn_jax.errors import UserError
-from gcn_jax.inference import Segmenter, load
+from gcn_jax.inference.segmenter import Segmenter, load
 from gcn_jax.models import build_model
-from gcn_jax.models.weights import load_backbone
-from gcn_jax.statistics import reestimate_statistics
+from gcn_jax.training.batch_norm import reestimate_statistics
 
 __all__ = ["Segmenter", "UserError", "build_model", "load", "load_backbone", "reestimate_statistics"]

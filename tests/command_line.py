@@ -13,7 +13,9 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["gcn_jax.train", "gcn_jax.predict", "gcn_jax.prepare", "ml_collections.config_flags"])
+_CONTEXT.set_forkserver_preload(
+    ["gcn_jax.modes.train", "gcn_jax.modes.predict", "gcn_jax.modes.prepare", "ml_collections.config_flags"]
+)
 
 
 def start(*args):

@@ -23,8 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from gcn_jax import digests
-from gcn_jax.checkpoints import saved_steps
+from gcn_jax.checkpoints import digests
+from gcn_jax.checkpoints.manager import saved_steps
 from tests import command_line
 
 TIMEOUT = 10  # seconds, of config.distributed.timeout

@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 
 from gcn_jax import config as config_lib
 from gcn_jax.data.sources import ShapesSource
-from gcn_jax.evaluate import Evaluator, as_json
-from gcn_jax.mesh import gather, make_mesh, put, replicated, shard
+from gcn_jax.evaluation.evaluator import Evaluator
+from gcn_jax.evaluation.result import as_json
 from gcn_jax.models import init_variables
-from gcn_jax.steps import PyTree
+from gcn_jax.models.preprocessing import PyTree
+from gcn_jax.runtime.mesh import gather, make_mesh, put, replicated, shard
 
 LAYOUTS = (  # [data, space] of six devices, two for each of three processes, and the share that each process reads
     ([[0], [1], [2], [3], [4], [5]], [(0, 3), (1, 3), (2, 3)]),

@@ -11,11 +11,11 @@ from flax import linen as nn
 
 from gcn_jax import config as config_lib
 from gcn_jax.errors import UserError
-from gcn_jax.mesh import make_mesh, put, replicated
 from gcn_jax.models import build_model, init_variables
-from gcn_jax.models.conv import Conv
-from gcn_jax.models.resnet import Bottleneck, Norm
-from gcn_jax.models.score_heads import ConvStack, GlobalConv, score_head
+from gcn_jax.models.backbones.resnet import Bottleneck, Norm
+from gcn_jax.models.heads import ConvStack, GlobalConv, score_head
+from gcn_jax.models.layers import Conv
+from gcn_jax.runtime.mesh import make_mesh, put, replicated
 from tests.test_models import randomize, relative
 
 

@@ -8,9 +8,9 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as offic
 from PIL import Image
 from scipy import ndimage
 
-from gcn_jax import boundary
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_RAW_IDS, CITYSCAPES_TRAIN_IDS
-from gcn_jax.metrics import Counts
+from gcn_jax.evaluation import boundary
+from gcn_jax.evaluation.counts import Counts
 
 
 def blocks(rng, shape, num_classes, side):

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from gcn_jax import config as config_lib
-from gcn_jax.losses import cross_entropy
-from gcn_jax.mesh import make_mesh, put, replicated
-from gcn_jax.models import init_variables, strips, xla
-from gcn_jax.models.conv import Conv, add_shift, conv2d, conv_transpose2d, max_pool, refine, refine_packed
-from gcn_jax.models.xla import after, relu_once
+from gcn_jax.models import init_variables
+from gcn_jax.models.layers import Conv
+from gcn_jax.models.ops import tpu as strips
+from gcn_jax.models.ops import xla
+from gcn_jax.models.ops.convolution import add_shift, conv2d, conv_transpose2d, max_pool, refine, refine_packed
+from gcn_jax.models.ops.xla import after, relu_once
+from gcn_jax.runtime.mesh import make_mesh, put, replicated
+from gcn_jax.training.loss import cross_entropy
 
 
 def normal(*shape, seed=0):

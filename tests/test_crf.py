@@ -14,13 +14,16 @@ from scipy import ndimage
 from scipy.special import softmax
 
 from gcn_jax import config as config_lib
-from gcn_jax import crf, crf_search, evaluate, lattice, load, predict
-from gcn_jax.checkpoints import Checkpoints
+from gcn_jax import crf, load
+from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.manager import Checkpoints
+from gcn_jax.crf import lattice
 from gcn_jax.errors import UserError
-from gcn_jax.inference import Inference
+from gcn_jax.inference.labeller import Inference
 from gcn_jax.models import init_variables
-from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import init_state
+from gcn_jax.modes import crf_search, evaluate, predict
+from gcn_jax.training.optimizer import make_optimizer
+from gcn_jax.training.step import init_state
 from tests import command_line
 from tests.test_models import randomize
 
@@ -358,7 +361,7 @@ def trained(config, tmp_path):
     workdir = tmp_path / "run"
     with Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(init_state(variables, make_optimizer(config), config), {"batches": 0})
-    config_lib.save(config, workdir)
+    saved_config.save(config, workdir)
     return config, workdir
 
 

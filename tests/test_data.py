@@ -11,8 +11,8 @@ from PIL import Image
 
 from gcn_jax import config as config_lib
 from gcn_jax.data import shapes, transforms
+from gcn_jax.data.batches import TrainBatches, assemble, draw, grouped
 from gcn_jax.data.images import NO_CLASS, decode_image, decode_label, decode_own_label, encode_label
-from gcn_jax.data.pipeline import TrainBatches, assemble, draw, grouped
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.data.specs import SHAPES, VOC
 from gcn_jax.errors import UserError

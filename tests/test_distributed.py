@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcn_jax.checkpoints import saved_steps
+from gcn_jax.checkpoints.manager import saved_steps
 from gcn_jax.data.sources import ShapesSource
-from gcn_jax.distributed import find_group
 from gcn_jax.errors import UserError
-from gcn_jax.mesh import check_divides, make_mesh
+from gcn_jax.runtime.mesh import check_divides, make_mesh
+from gcn_jax.runtime.processes import find_group
 from tests import command_line
 from tests.faults import SMALL, TIMEOUT, assert_same, free_port, state
 

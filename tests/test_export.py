@@ -13,13 +13,17 @@ from flax import traverse_util
 from safetensors import safe_open
 
 import gcn_jax
-from gcn_jax import checkpoints, evaluate, export, train
 from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import manager as checkpoints
+from gcn_jax.checkpoints import model_file as export
+from gcn_jax.checkpoints import saved_config
 from gcn_jax.data.specs import SHAPES
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
-from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import init_state
+from gcn_jax.modes import evaluate, train
+from gcn_jax.modes.export import run as run_export
+from gcn_jax.training.optimizer import make_optimizer
+from gcn_jax.training.step import init_state
 from tests import command_line
 from tests.test_models import randomize
 from tests.test_weights import assert_equal, make_twin
@@ -87,7 +91,7 @@ def test_a_run_is_handed_on(tmp_path, config, variables, capfd):
     config.optimizer.ema_decay = 0.5
     workdir, path = tmp_path / "run", tmp_path / "new" / "model.safetensors"
     workdir.mkdir()
-    config_lib.save(config, workdir)
+    saved_config.save(config, workdir)
     state = init_state(init_variables(config_lib.model_from(config), 1), make_optimizer(config), config)
     with checkpoints.Checkpoints(workdir, 2) as saved:
         saved.save(state.replace(step=jnp.int32(5), ema_params=variables["params"]), {})
@@ -108,7 +112,7 @@ def test_a_run_is_handed_on(tmp_path, config, variables, capfd):
     assert here.config.model.to_dict() == there.config.model.to_dict()
     assert here.config.data.to_dict() == there.config.data.to_dict()
 
-    (result,) = evaluate.run({path: config_lib.of_trained(config, path, ())}).values()
+    (result,) = evaluate.run({path: saved_config.of_trained(config, path, ())}).values()
     assert json.loads((path.parent / "model.eval.json").read_text())["confusion_matrix"] == result["confusion_matrix"]
     assert (result["step"], result["num_images"]) == (5, 200)
     assert "<html" in (path.parent / "model.report.html").read_text()
@@ -132,7 +136,7 @@ def test_wrong_outputs_are_named(tmp_path, config, exported):
         (tmp_path / "none", tmp_path / "other.safetensors", "none: not a workdir of a training run"),
     ):
         with pytest.raises(UserError, match=message):
-            export.run(config, workdir, output)
+            run_export(config, workdir, output)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(UserError, match=r"--output=.*: cannot be written"):

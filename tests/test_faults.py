@@ -13,12 +13,12 @@ import jax
 import pytest
 
 from gcn_jax import config as config_lib
-from gcn_jax import digests
-from gcn_jax.checkpoints import Checkpoints, load_variables, saved_steps, set_damaged_aside
+from gcn_jax.checkpoints import digests
+from gcn_jax.checkpoints.manager import Checkpoints, load_variables, saved_steps, set_damaged_aside
 from gcn_jax.errors import TrainingError, UserError
 from gcn_jax.models import init_variables
-from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import init_state
+from gcn_jax.training.optimizer import make_optimizer
+from gcn_jax.training.step import init_state
 from tests import command_line
 from tests.faults import SMALL, Job, assert_same, kill_and_compare
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import saved_config
 from gcn_jax.data import folder
 from gcn_jax.data.folder import LabelledFolder, parse_classes
 from gcn_jax.data.images import encode_label
@@ -140,31 +141,31 @@ def test_trained_classes_are_kept_for_evaluation_and_prediction(mine, root, tmp_
     (root / "classes.txt").write_text(CLASSES)
     config_lib.validate(mine)
     (tmp_path / "run").mkdir()
-    config_lib.save(mine, tmp_path / "run")
+    saved_config.save(mine, tmp_path / "run")
     mine.data.classes = ()
     mine.data_dir = ""
-    settled = config_lib.of_trained(mine, tmp_path / "run", given=())
+    settled = saved_config.of_trained(mine, tmp_path / "run", given=())
     assert spec_from(settled).class_names == ["sky", "road", "traffic light"]
-    assert spec_from(config_lib.load(tmp_path / "run")) == spec_from(settled)
+    assert spec_from(saved_config.load(tmp_path / "run")) == spec_from(settled)
 
 
 def test_a_trained_model_is_taken_as_it_is_unless_the_user_asks_for_another(mine, root, tmp_path):
     (root / "classes.txt").write_text(CLASSES)
     config_lib.validate(mine)
-    config_lib.save(mine, tmp_path)
+    saved_config.save(mine, tmp_path)
     asked = mine.copy_and_resolve_references()
     asked.model.update(width=99, norm="train", kernel_size=7)
     asked.data.update(mean=(1.0, 2.0, 3.0), size=320)
     asked.eval.window = 64
-    settled = config_lib.of_trained(asked, tmp_path, given={"eval.window", "data.size"})
+    settled = saved_config.of_trained(asked, tmp_path, given={"eval.window", "data.size"})
     assert settled.model == mine.model
     assert (settled.data.mean, settled.data.size, settled.eval.window) == (mine.data.mean, 320, 64)
     assert asked.model.width == 99, "a copy"
     with pytest.raises(UserError, match=r"its checkpoints have config.model.width \d+, not 99"):
-        config_lib.of_trained(asked, tmp_path, given={"model.width"})
+        saved_config.of_trained(asked, tmp_path, given={"model.width"})
     asked.data.update(train="shapes/train", eval="shapes/val")
     with pytest.raises(UserError, match="its checkpoints have the classes 'sky, road, traffic light', not 'background"):
-        config_lib.of_trained(asked, tmp_path, given=())
+        saved_config.of_trained(asked, tmp_path, given=())
 
 
 def ruin(root, kind):

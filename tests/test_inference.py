@@ -19,11 +19,13 @@ import scipy.special
 from gcn_jax import config as config_lib
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.errors import UserError
-from gcn_jax.evaluate import Evaluation, Evaluator, LabelledImage, as_json, examples, table
-from gcn_jax.inference import WINDOW, Inference
-from gcn_jax.mesh import make_mesh, replicated
-from gcn_jax.metrics import Counts
+from gcn_jax.evaluation.counts import Counts
+from gcn_jax.evaluation.evaluator import Evaluation, Evaluator, LabelledImage
+from gcn_jax.evaluation.result import as_json, table
+from gcn_jax.inference.labeller import WINDOW, Inference
 from gcn_jax.models import init_variables
+from gcn_jax.modes.evaluate import examples
+from gcn_jax.runtime.mesh import make_mesh, replicated
 from tests.test_models import randomize
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from gcn_jax import config as config_lib
-from gcn_jax.losses import cross_entropy
-from gcn_jax.optim import learning_rate, make_optimizer
+from gcn_jax.training.loss import cross_entropy
+from gcn_jax.training.optimizer import learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

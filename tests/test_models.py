@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from gcn_jax.losses import cross_entropy
 from gcn_jax.models import build_model, init_variables
-from gcn_jax.models.conv import Conv, ConvTranspose, bilinear_kernel, conv_transpose2d
-from gcn_jax.models.gcn import BoundaryRefine
-from gcn_jax.models.score_heads import GlobalConv
+from gcn_jax.models.decoders.gcn import BoundaryRefine
+from gcn_jax.models.heads import GlobalConv
+from gcn_jax.models.layers import Conv, ConvTranspose, bilinear_kernel
+from gcn_jax.models.ops.convolution import conv_transpose2d
+from gcn_jax.training.loss import cross_entropy
 
 TINY = {"num_classes": 5, "backbone": "resnet26", "width": 8, "kernel_size": 5}
 
@@ -258,7 +259,7 @@ def test_gradients_and_three_sgd_steps_equal_the_twins(twins):
 
     from bench import twin as twin_lib
     from gcn_jax import config as config_lib
-    from gcn_jax.optim import make_optimizer
+    from gcn_jax.training.optimizer import make_optimizer
 
     model, variables, twin, names = twins
     config = config_lib.default()

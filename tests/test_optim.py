@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from gcn_jax import config as config_lib
-from gcn_jax.checkpoints import Checkpoints
+from gcn_jax.checkpoints.manager import Checkpoints
 from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
-from gcn_jax.models.resnet import FREEZE
-from gcn_jax.optim import join_fixed, make_optimizer, split_fixed
-from gcn_jax.steps import init_state, make_train_step
+from gcn_jax.models.backbones.resnet import FREEZE
+from gcn_jax.training.optimizer import join_fixed, make_optimizer, split_fixed
+from gcn_jax.training.step import init_state, make_train_step
 from tests.test_models import randomize
 from tests.test_steps import random_batch
 

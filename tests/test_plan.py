@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gcn_jax import compilation, plan
 from gcn_jax import config as config_lib
 from gcn_jax.errors import UserError
-from gcn_jax.mesh import check_divides, make_mesh
-from gcn_jax.program_text import collectives, estimated_cycles, main_memory_bytes, traffic
+from gcn_jax.modes import plan
+from gcn_jax.planning.hlo_text import collectives, estimated_cycles, main_memory_bytes, traffic
+from gcn_jax.runtime import compilation
+from gcn_jax.runtime.mesh import check_divides, make_mesh
 from tests import command_line
 
 

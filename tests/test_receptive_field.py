@@ -14,13 +14,14 @@ from flax import linen as nn
 from PIL import Image
 
 from gcn_jax import config as config_lib
-from gcn_jax import receptive_field
-from gcn_jax.checkpoints import Checkpoints
+from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.manager import Checkpoints
 from gcn_jax.errors import UserError
-from gcn_jax.heat_map import Panel, ramp, sheet
+from gcn_jax.models.heads import GlobalConv
 from gcn_jax.models.initial import init_variables
-from gcn_jax.models.score_heads import GlobalConv
-from gcn_jax.steps import init_state
+from gcn_jax.modes import receptive_field
+from gcn_jax.report.heat_map import Panel, ramp, sheet
+from gcn_jax.training.step import init_state
 from tests import command_line
 from tests.test_report import parse, picture, render, section, text
 
@@ -225,10 +226,10 @@ def runs(tmp_path_factory):
         *(*start, f"--workdir={folder / 'trained'}", "--config.batch_size=2"),
         *("--config.model.width=4", "--config.model.kernel_size=3"),
     )
-    config = config_lib.load(folder / "trained")
+    config = saved_config.load(folder / "trained")
     config.model.kernel_size = 1
     (folder / "untrained").mkdir()
-    config_lib.save(config, folder / "untrained")
+    saved_config.save(config, folder / "untrained")
     state = init_state(init_variables(config_lib.model_from(config), 0), optax.sgd(1.0), config)
     with Checkpoints(folder / "untrained", 1) as checkpoints:
         checkpoints.save(state, {})
@@ -293,7 +294,7 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_a_model_that_ignores_its_input_is_told(config, tmp_path, monkeypatch):
     """All weights zero: no gradient, no picture."""
-    config_lib.save(config, tmp_path)
+    saved_config.save(config, tmp_path)
     variables = jax.tree.map(np.zeros_like, init_variables(config_lib.model_from(config), 0))
     monkeypatch.setattr(receptive_field.checkpoints, "load_variables", lambda *args, **kwargs: (5, variables))
     with pytest.raises(UserError, match=r"config.receptive_field.pixels=0.5,0.5 the gradient is zero or not finite"):

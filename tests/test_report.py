@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcn_jax import report
 from gcn_jax.data.specs import VOC, ClassSpec, DatasetSpec
+from gcn_jax.report import page as report
 
 EVIL = "<b>&\"x' onload=1"
 SPEC = DatasetSpec(

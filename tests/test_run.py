@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import gcn_jax
-from gcn_jax.checkpoints import load_variables
+from gcn_jax.checkpoints.manager import load_variables
 from gcn_jax.data import shapes
 from gcn_jax.data.specs import SHAPES
 from tests import command_line

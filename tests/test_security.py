@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcn_jax import checkpoints, logs, mesh, predict
 from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import manager as checkpoints
+from gcn_jax.checkpoints import saved_config
 from gcn_jax.data.builders import coco
 from gcn_jax.data.builders.archives import Folder, open_archive
 from gcn_jax.data.folder import LabelledFolder
@@ -28,8 +29,11 @@ from gcn_jax.data.images import MAX_PIXELS, decode_image, decode_label, decode_o
 from gcn_jax.data.sources import open_part
 from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
-from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import init_state
+from gcn_jax.modes import predict
+from gcn_jax.runtime import mesh
+from gcn_jax.training import run_log as logs
+from gcn_jax.training.optimizer import make_optimizer
+from gcn_jax.training.step import init_state
 from tests.test_builders import make_cityscapes, make_sbd, make_voc, pack
 
 SOURCES = pathlib.Path(__file__).parents[1]
@@ -115,7 +119,7 @@ def saved(tmp_path_factory):
     config.model.update(backbone="resnet14", width=4, kernel_size=3)
     workdir = tmp_path_factory.mktemp("saved") / "run"
     workdir.mkdir()
-    config_lib.save(config, workdir)
+    saved_config.save(config, workdir)
     state = init_state(init_variables(config_lib.model_from(config), 0), make_optimizer(config), config)
     with checkpoints.Checkpoints(workdir, 1) as saver:
         saver.save(state, {"batches": 0})
@@ -127,7 +131,7 @@ def test_a_pickle_in_place_of_any_file_of_a_workdir(trap, saved, tmp_path):
         workdir = shutil.copytree(saved, tmp_path / name)
         (workdir / name).write_bytes(trap)
         with pytest.raises(UserError, match=rf"{name}: damaged"):
-            config_lib.load(workdir) and checkpoints.load_variables(workdir, "best", averaged=False)
+            saved_config.load(workdir) and checkpoints.load_variables(workdir, "best", averaged=False)
     workdir = shutil.copytree(saved, tmp_path / "log")
     (workdir / "metrics.jsonl").write_bytes(trap)
     assert logs.read_records(workdir) == []

@@ -4,15 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from gcn_jax import train
-from gcn_jax.checkpoints import load_variables
-from gcn_jax.data.pipeline import TrainBatches
+from gcn_jax.checkpoints.manager import load_variables
+from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.sources import open_source
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
-from gcn_jax.models.conv import Conv
-from gcn_jax.statistics import reestimate_statistics
-from gcn_jax.steps import normalize
+from gcn_jax.models.layers import Conv
+from gcn_jax.models.preprocessing import normalize
+from gcn_jax.modes import train
+from gcn_jax.training.batch_norm import reestimate_statistics
 from tests.test_models import randomize
 
 

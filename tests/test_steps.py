@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcn_jax import compilation
 from gcn_jax import config as config_lib
-from gcn_jax.checkpoints import Checkpoints, load_variables
-from gcn_jax.compilation import options
+from gcn_jax.checkpoints.manager import Checkpoints, load_variables
 from gcn_jax.errors import UserError
-from gcn_jax.mesh import check_divides, make_mesh, put_batch, replicated
-from gcn_jax.models import init_variables, xla
-from gcn_jax.optim import make_optimizer
-from gcn_jax.steps import global_norm, init_state, jit_train_step, make_train_step
+from gcn_jax.models import init_variables
+from gcn_jax.models.ops import xla
+from gcn_jax.runtime import compilation
+from gcn_jax.runtime.compilation import options
+from gcn_jax.runtime.mesh import check_divides, make_mesh, put_batch, replicated
+from gcn_jax.training.optimizer import make_optimizer
+from gcn_jax.training.step import global_norm, init_state, jit_train_step, make_train_step
 from tests.test_models import randomize
 
 

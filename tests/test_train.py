@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from gcn_jax import checkpoints, train
+from gcn_jax.checkpoints import manager as checkpoints
+from gcn_jax.modes import train
 
 
 @pytest.mark.parametrize("moment", ["check_finite", "put_batch"])

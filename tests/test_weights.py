@@ -19,12 +19,12 @@ from flax import traverse_util
 import gcn_jax
 from bench import twin as twin_lib
 from gcn_jax import config as config_lib
-from gcn_jax import train
+from gcn_jax.checkpoints.pretrained import read_backbone
+from gcn_jax.checkpoints.tensor_files import MAX_HEADER
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
-from gcn_jax.models.tensor_files import MAX_HEADER
-from gcn_jax.models.weights import read_backbone
-from gcn_jax.steps import normalize
+from gcn_jax.models.preprocessing import normalize
+from gcn_jax.modes import train
 from tests.test_models import randomize, relative
 
 torch = pytest.importorskip("torch")

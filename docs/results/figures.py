@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 import gcn_jax
+from gcn_jax.data.pictures import stack
 from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOID
-from gcn_jax.logs import read_records
-from gcn_jax.metrics import SCORES
-from gcn_jax.pictures import stack
+from gcn_jax.evaluation.counts import SCORES
+from gcn_jax.training.run_log import read_records
 
 HERE = pathlib.Path(__file__).parent
 COLORS = ("#767676", "#0072b2", "#d55e00", "#009e73")  # told apart by colour-blind people, too

@@ -21,18 +21,11 @@ from functools import cached_property
 import ml_collections
 import numpy as np
 
+from gcn_jax.console import bar
 from gcn_jax.data.builders.archives import Folder
-from gcn_jax.data.images import (
-    IMAGE_SUFFIXES,
-    MAX_CLASSES,
-    NO_CLASS,
-    check_same_size,
-    decode_image,
-    decode_label,
-)
+from gcn_jax.data.images import IMAGE_SUFFIXES, MAX_CLASSES, NO_CLASS, check_same_size, decode_image, decode_label
 from gcn_jax.data.specs import VOID, ClassSpec, DatasetSpec, voc_colors
 from gcn_jax.errors import UserError
-from gcn_jax.progress import bar
 
 NAME = "folder"
 SPLITS = ("train", "val")

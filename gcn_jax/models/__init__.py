@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from gcn_jax.models.gcn import GCN
+from gcn_jax.models.backbones.resnet import FREEZE, NORMS, STAGE_SIZES, STRIDES, ResNet
+from gcn_jax.models.decoders.gcn import GCN
+from gcn_jax.models.heads import BRANCHES, HEADS
 from gcn_jax.models.initial import init_variables, variable_shapes
-from gcn_jax.models.resnet import FREEZE, NORMS, STAGE_SIZES, STRIDES, ResNet
-from gcn_jax.models.score_heads import BRANCHES, HEADS
 
 __all__ = ["DTYPES", "GCN", "build_model", "init_variables", "variable_shapes"]
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gcn_jax.models.conv import Conv, ConvTranspose, bilinear_kernel
-from gcn_jax.models.resnet import Norm
-from gcn_jax.models.xla import platform
+from gcn_jax.models.backbones.resnet import Norm
+from gcn_jax.models.layers import Conv, ConvTranspose, bilinear_kernel
+from gcn_jax.models.ops.xla import platform
 
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:

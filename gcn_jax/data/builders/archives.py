@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import IO
 
+from gcn_jax.console import bar
 from gcn_jax.errors import UserError
-from gcn_jax.progress import bar
 
 
 class Files(ABC):

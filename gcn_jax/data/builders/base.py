@@ -16,10 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from gcn_jax.console import bar
 from gcn_jax.data.images import check_label_values, check_same_size, decode_image, encode_label
 from gcn_jax.data.specs import VOID, DatasetSpec
 from gcn_jax.errors import UserError
-from gcn_jax.progress import bar
 
 
 class Example(NamedTuple):

@@ -6,9 +6,9 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
+from gcn_jax.console import bar
 from gcn_jax.data.builders.archives import Files, Folder, open_archive
 from gcn_jax.errors import UserError
-from gcn_jax.progress import bar
 
 
 @dataclass(frozen=True)

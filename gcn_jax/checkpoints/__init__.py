@@ -1,0 +1,1 @@
+"""Trained weights on disk: checkpoints, exported files, pretrained backbones."""

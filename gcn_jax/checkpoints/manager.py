@@ -1,0 +1,278 @@
+"""Checkpoints: asynchronous, atomic, the newest few and the best. The only module that knows Orbax.
+
+A workdir holds ``config.json`` (see `gcn_jax.config`), ``checkpoints/<step>/`` and, once evaluated, ``best.json``.
+Each checkpoint holds digests of its files; a damaged one is renamed to ``<step>.damaged``, and the one before is used.
+"""
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationPolicy
+
+from gcn_jax.checkpoints import digests
+from gcn_jax.console import say
+from gcn_jax.errors import TrainingError, UserError
+from gcn_jax.models.preprocessing import PyTree
+from gcn_jax.training.step import TrainState
+
+
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """The steps of a workdir's checkpoints, ascending."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal())
+
+
+def last_good(workdir: pathlib.Path) -> str:
+    """Which checkpoint is left, in words for the message that ends a run."""
+    *_, newest = [None, *saved_steps(workdir)]
+    return f"the last good checkpoint is {workdir}/checkpoints/{newest}" if newest else "there is no checkpoint yet"
+
+
+def set_damaged_aside(workdir: pathlib.Path) -> None:
+    """Sets the newest checkpoints aside until one is whole; says so."""
+    for step in reversed(saved_steps(workdir)):
+        folder = workdir / "checkpoints" / str(step)
+        damage = digests.damage(folder)
+        if not damage:
+            break
+        _set_aside(folder, damage)
+
+
+def _set_aside(folder: pathlib.Path, damage: str) -> None:
+    """Renames a damaged checkpoint; nothing is deleted.
+
+    Raises:
+      UserError: if it cannot be renamed.
+    """
+    names = (f"{folder.name}.damaged{number or ''}" for number in itertools.count())
+    target = next(target for name in names if not (target := folder.with_name(name)).exists())
+    try:
+        folder.rename(target)
+    except OSError as error:
+        raise UserError(f"{folder}: damaged ({damage}), and cannot be renamed to be set aside ({error})") from error
+    say(f"warning: {folder} is damaged ({damage}): set aside as {target.name}; the checkpoint before it is used")
+
+
+class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """The temporary folder of a save, which gets its digests before it is renamed to ``<step>``."""
+
+    async def finalize(self) -> None:
+        if self.get_final().name.isdecimal():  # else it is the folder of the state or the data in it
+            # Orbax notes the time and the success in these as it renames the folder; it reads them for nothing else.
+            late = ("_CHECKPOINT_METADATA", "commit_success.txt")
+            await asyncio.to_thread(digests.write, pathlib.Path(os.fspath(self.get())), late)
+        await super().finalize()
+
+
+class _Manager(ocp.CheckpointManager):
+    """Asks JAX for no preemption notice: training does, and Orbax's threads ask late, which misleads the hosts."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class Checkpoints:
+    """The checkpoints of one workdir; a context manager, which ends when everything is on disk.
+
+    All processes of a run use it together.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest stay; the best stays besides.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int):
+        self._best_path = workdir / "best.json"
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_NewestAndBest(keep, self),
+            cleanup_tmp_directories=True,
+            temporary_path_class=_DigestedPath,
+        )
+        self._manager = _Manager((workdir / "checkpoints").absolute(), options=options)
+
+    def save(self, state: TrainState, iterator_state: dict[str, Any]) -> None:
+        """Starts to save; the state may be donated or changed as soon as this returns. No-op if the step is there.
+
+        Raises:
+          TrainingError: if this save or the one before failed.
+        """
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator_state))
+            with self._failures_told():
+                self._manager.save(step, args=args)
+
+    def check(self) -> None:
+        """Raises `TrainingError` if a save that has been started has failed since."""
+        with self._failures_told():
+            self._manager.check_for_errors()
+            if not self._manager.is_saving_in_progress():  # its thread may have taken the error first, and ended by it
+                self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of many kinds, as there are many layers below
+            folder = pathlib.Path(self._manager.directory)
+            raise TrainingError(
+                f"{folder}: cannot be written ({_reason(error)}); {last_good(folder.parent)}"
+            ) from error
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """Restores the newest checkpoint, laid out on devices as `like`; None if there is none.
+
+        Raises:
+          UserError: if it holds a state of another structure.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (ValueError, KeyError, TypeError) as error:
+            folder = self._manager.directory / str(step)
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{folder}: not a checkpoint of this config's model and optimizer ({reason})") from error
+        return restored["state"], restored["data"]
+
+    def mark(self, step: int, miou: float) -> None:
+        """Notes the score of a saved step; the best step so far is kept. Only the first process writes."""
+        best = self.best()
+        if jax.process_index() == 0 and (best is None or miou > best[1]):
+            partial = self._best_path.with_suffix(".part")
+            partial.write_text(json.dumps({"step": step, "miou": miou}) + "\n")
+            partial.replace(self._best_path)
+
+    def best(self) -> tuple[int, float] | None:
+        """The best step and its mean IoU."""
+        return read_best(self._best_path.parent)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._failures_told():
+                self._manager.close()
+        except TrainingError:
+            if kind is None:  # else what came first is what is told
+                raise
+
+
+def _reason(error: BaseException) -> str:
+    """An error in a few words: those of the operating system, if it was that."""
+    causes = [error]
+    while following := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(following)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # Tensorstore raises ValueErrors that quote it
+            if os.strerror(number) in str(cause):
+                return os.strerror(number)
+    return str(error).strip().splitlines()[0]
+
+
+class _NewestAndBest(PreservationPolicy):
+    """Keeps the newest checkpoints and the one that ``best.json`` names."""
+
+    def __init__(self, keep: int, checkpoints: Checkpoints):
+        self._keep, self._checkpoints = keep, checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: Any) -> Sequence[bool]:
+        best = self._checkpoints.best()
+        newest = [checkpoint.step for checkpoint in checkpoints][-self._keep :]
+        return [c.step in newest or (best is not None and c.step == best[0]) for c in checkpoints]
+
+
+def read_best(workdir: pathlib.Path) -> tuple[int, float] | None:
+    """The best step of a run and its mean IoU; None if it was not evaluated.
+
+    Raises:
+      UserError: if the file that says so is damaged.
+    """
+    path = workdir / "best.json"
+    try:
+        best = json.loads(path.read_text())
+        return int(best["step"]), float(best["miou"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: damaged ({error}); without it the newest checkpoint counts as the best") from error
+
+
+def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tuple[int, dict[str, PyTree]]:
+    """Reads a checkpoint's model variables alone, onto the default device.
+
+    Args:
+      workdir: of the run.
+      which: "best", by mean IoU (the newest if none was evaluated), or "latest".
+      averaged: take the averaged parameters, of a run that keeps them.
+
+    Returns:
+      The step, and ``{"params": ..., "batch_stats": ...}``.
+
+    Raises:
+      UserError: if there is no checkpoint.
+    """
+    passed_over: set[int] = set()
+    for attempt in itertools.count():
+        steps = [step for step in saved_steps(workdir) if step not in passed_over]
+        if not steps:
+            raise UserError(f"{workdir}: holds no checkpoint; train first: --mode=train")
+        best = read_best(workdir)
+        step = best[0] if which == "best" and best and best[0] in steps else steps[-1]
+        folder = (workdir / "checkpoints" / str(step)).absolute()
+        if damage := _lasting_damage(folder):
+            try:
+                _set_aside(folder, damage)
+            except UserError as error:
+                say(f"warning: {error}; the checkpoint before it is used")
+                passed_over.add(step)
+            continue
+        try:
+            return step, _read_variables(folder / "state", "ema_params" if averaged else "params")
+        except Exception:  # of many kinds, where a training that goes on has just removed what is being read
+            if (folder / "state").is_dir() or attempt == 10:
+                raise
+    raise AssertionError
+
+
+def _lasting_damage(folder: pathlib.Path) -> str:
+    """`digests.damage`, but for a folder that a training that goes on is about to remove."""
+    damage = digests.damage(folder)
+    while damage:
+        time.sleep(1)
+        before, damage = damage, digests.damage(folder) if folder.is_dir() else ""
+        if damage == before:
+            break
+    return damage
+
+
+def _read_variables(path: pathlib.Path, params: str) -> dict[str, PyTree]:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {
+            key: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree[key])
+            for key in (params, "batch_stats")
+        }
+        restored = checkpointer.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+            ),
+        )
+    return {"params": restored[params], "batch_stats": restored["batch_stats"]}

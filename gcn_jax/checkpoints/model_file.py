@@ -1,0 +1,150 @@
+"""A trained model as one file, to be handed on: ``--mode=export``, and reading what came of it.
+
+The file is safetensors: the arrays of ``params`` and ``batch_stats`` by their paths, float32, and as metadata:
+
+* ``format``: `FORMAT`.
+* ``config``: of the run, as JSON; by it the model is built and images are normalised. Folders are left out.
+* ``classes``: names and colours (RGB, 0-255), in the order of their ids, and void's colour; ``preprocessing``: mean and
+  std (RGB order, 0-255) and the order of the channels. JSON, for other programs: they follow from the config.
+* ``step``, and ``miou`` if the run was evaluated at that step.
+
+Whoever made a file need not be trusted: it is checked against itself before anything is built or computed from it.
+"""
+
+import contextlib
+import json
+import pathlib
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import safetensors.numpy
+
+from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import manager as checkpoints
+from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.model_metadata import FORMAT
+from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, read_float32
+from gcn_jax.data.sources import spec_from
+from gcn_jax.errors import UserError
+from gcn_jax.models import GCN, variable_shapes
+from gcn_jax.models.preprocessing import PyTree
+
+# What says nothing of a model, but something of the machine it comes from.
+_NO_FOLDERS = {key: config_lib.default()[key] for key in ("data_dir", "init_from", "cache_dir")}
+
+
+def save(
+    path: pathlib.Path,
+    variables: dict[str, PyTree],
+    config: ml_collections.ConfigDict,
+    step: int,
+    miou: float | None = None,
+) -> None:
+    """Writes a model to a file, which appears when it is whole.
+
+    Args:
+      path: ending in ".safetensors".
+      variables: of the config's model.
+      config: of the run.
+      step: of the weights.
+      miou: of the weights, 0-1, if known.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in flat.items()}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps({**config.to_dict(), **_NO_FOLDERS}),
+        **{key: json.dumps(value) for key, value in _description(config).items()},
+        "step": str(step),
+        **({} if miou is None else {"miou": str(miou)}),
+    }
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(safetensors.numpy.save(arrays, metadata))  # save_file's are for their owner's eyes alone
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What other programs want to know of a config, as JSON has it."""
+    spec = spec_from(config)
+    return {
+        "classes": {
+            "classes": [{"name": c.name, "color": list(c.color)} for c in spec.classes],
+            "void_color": list(spec.void_color),
+        },
+        "preprocessing": {
+            "channels": config.data.channels,
+            "mean": list(config.data.mean),
+            "std": list(config.data.std),
+        },
+    }
+
+
+def load_trained(source: pathlib.Path, which: str) -> tuple[int, dict[str, PyTree]]:
+    """The step and the variables of a trained model.
+
+    Args:
+      source: the workdir of a run, or a file of `save`.
+      which: "best" or "latest", of a workdir's checkpoints.
+
+    Raises:
+      UserError: if there is none, or the file is damaged.
+    """
+    config = saved_config.load(source)
+    if not source.is_file():
+        return checkpoints.load_variables(source, which, averaged=config.optimizer.ema_decay > 0)
+    model = config_lib.model_from(config)
+    try:
+        with open_tensors(source) as file:
+            _check_metadata(source, file.metadata, config)
+            names = _check_shapes(source, file, model, config)
+            flat = {name: read_float32(source, file, name) for name in names}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    variables = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return int(file.metadata["step"]), jax.tree.map(jnp.asarray, variables)
+
+
+def _check_metadata(path: pathlib.Path, metadata: dict[str, str], config: ml_collections.ConfigDict) -> None:
+    """Raises `ValueError` unless a file's metadata are whole and fit its config."""
+    for key, expected in _description(config).items():
+        try:
+            found = json.loads(metadata[key])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: damaged (its {key} are missing or not JSON)") from error
+        if found != expected:
+            raise ValueError(f"{path}: damaged (its {key} are not those of its config)")
+    step = metadata.get("step", "")
+    if not (step.isascii() and step.isdecimal() and len(step) < 16):
+        raise ValueError(f"{path}: damaged (its step is no number)")
+
+
+def _check_shapes(path: pathlib.Path, file: TensorFile, model: GCN, config: ml_collections.ConfigDict) -> list[str]:
+    """The names of a model's arrays; raises `ValueError` unless a file holds just those, of their shapes."""
+    largest = max((max(shape) for shape in file.shapes.values() if shape and min(shape) > 0), default=0)
+    # A model cannot be traced in finite time just because a file says that its kernels have a billion rows.
+    for key, value in config.model.items():
+        is_used = key != "head_width" or config.model.head == "stack3x3"
+        if isinstance(value, int) and value > largest and is_used:
+            raise ValueError(f"{path}: damaged (its config.model.{key} is {value}, beyond what its arrays have)")
+    expected = flax.traverse_util.flatten_dict(variable_shapes(model), sep="/")
+    for name in sorted(expected.keys() ^ file.shapes.keys()):
+        what = "lacks" if name in expected else "holds an unknown array,"
+        raise ValueError(f"{path}: damaged, or of another version ({what} {ascii(name)[:200]})")
+    for name, array in expected.items():
+        if file.shapes[name] != array.shape:
+            raise ValueError(f"{path}: damaged ({name} is {file.shapes[name]}; its config's model has {array.shape})")
+    return list(expected)

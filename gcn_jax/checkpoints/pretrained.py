@@ -1,0 +1,253 @@
+"""Pretrained backbones: ResNet weights in the names of torchvision, timm or Hugging Face, as our variables.
+
+The names are told by the file's keys; timm's are torchvision's. What tensors do not tell stays with the user:
+
+* where a stage halves the resolution, ``strides_in``: "v1.5" for torchvision, timm and Hugging Face, "v1" for weights
+  that come from the original Caffe models (MSRA's);
+* how images were normalised: RGB, by ImageNet's mean and standard deviation, for the former; BGR, minus the mean alone,
+  for the latter.
+"""
+
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import numpy as np
+
+from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, plain, read_float32
+from gcn_jax.models.backbones.resnet import STAGE_SIZES, STAGES
+
+Variables = dict[str, Any]
+_BLOCK = re.compile(r"res([2-5])_block([1-9]\d*)")
+# Our leaves -> PyTorch's.
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a library names a ResNet's modules.
+
+    Attributes:
+      title: of the library.
+      stem: our modules outside the blocks -> theirs.
+      block: what the modules of a block begin with, by stage and block.
+      first_stage: their number of res-2; blocks are counted from 0.
+      parts: our modules of a block -> theirs.
+      own: pattern of what keys of a backbone begin with.
+    """
+
+    title: str
+    stem: dict[str, str]
+    block: str
+    first_stage: int
+    parts: dict[str, str]
+    own: str
+
+    def module(self, path: tuple[str, ...]) -> str | None:
+        """Their name of our module ``("conv1",)`` or ``("res2_block1", "norm_proj")``; None if they have no such."""
+        if len(path) == 1:
+            return self.stem.get(path[0])
+        match = _BLOCK.fullmatch(path[0])
+        part = self.parts.get(path[1]) if len(path) == 2 else None
+        if not match or part is None:
+            return None
+        stage, block = (int(number) for number in match.groups())
+        return self.block.format(stage - 2 + self.first_stage, block - 1) + part
+
+    def stage_sizes(self, names: Collection[str]) -> tuple[int, ...]:
+        """The blocks in each stage, by names without a prefix."""
+        pattern = re.compile(self.block.replace(".", r"\.").replace("{}", r"(\d)", 1).replace("{}", r"(\d+)"))
+        blocks = {found.groups() for name in names if (found := pattern.match(name))}
+        count = Counter(int(stage) - self.first_stage for stage, _ in blocks)
+        return tuple(count[stage] for stage in range(max(*count, 3) + 1))
+
+
+_NUMBERED = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)} | {f"norm{i}": f"bn{i}" for i in (1, 2, 3)}
+NAMINGS = (
+    Naming(
+        title="torchvision",
+        stem={"conv1": "conv1", "norm1": "bn1"},
+        block="layer{}.{}.",
+        first_stage=1,
+        parts={**_NUMBERED, "conv_proj": "downsample.0", "norm_proj": "downsample.1"},
+        own=r"(conv|bn|layer)\d",
+    ),
+    Naming(
+        title="Hugging Face",
+        stem={"conv1": "embedder.embedder.convolution", "norm1": "embedder.embedder.normalization"},
+        block="encoder.stages.{}.layers.{}.",
+        first_stage=0,
+        parts={
+            **{f"conv{i}": f"layer.{i - 1}.convolution" for i in (1, 2, 3)},
+            **{f"norm{i}": f"layer.{i - 1}.normalization" for i in (1, 2, 3)},
+            **{"conv_proj": "shortcut.convolution", "norm_proj": "shortcut.normalization"},
+        },
+        own=r"(embedder|encoder)\.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a file of weights.
+
+    Attributes:
+      path: of the file.
+      names: whose names it has.
+      loaded: our variables that come from it, such as "params/backbone/conv1/kernel".
+      left: our variables that stay at their start: the heads.
+      unused: keys of the file that went nowhere: its classifier, counters.
+    """
+
+    path: pathlib.Path
+    names: str
+    loaded: tuple[str, ...]
+    left: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For people to read, short."""
+        heads = sorted({name.split("/")[1] for name in self.left})
+        return [
+            f"{self.path}: {len(self.loaded)} tensors of the backbone loaded, by {self.names}'s names",
+            f"left at their start: {len(self.left)} tensors of {_some(heads)}",
+            f"unused in the file: {_some([name for name in self.unused if not name.endswith('num_batches_tracked')])}",
+        ]
+
+
+def load_backbone(variables: Variables, path: str | pathlib.Path) -> Variables:
+    """Puts pretrained ResNet weights into a model's variables.
+
+    Args:
+      variables: of `build_model`, ``{"params": ..., "batch_stats": ...}``; not changed.
+      path: of a ``.safetensors`` or ``.npz`` file, or of a ``.pth``, ``.pt`` or ``.bin``, which need PyTorch.
+
+    Returns:
+      New variables: kernels, scales and biases of the backbone, and its running statistics, from the file, as float32;
+      all others as they were. Whatever the file holds besides (a classifier) is not used.
+
+    Raises:
+      ValueError: naming the file and what is wrong with it; nothing is loaded then.
+    """
+    return read_backbone(variables, path)[0]
+
+
+def read_backbone(variables: Variables, path: str | pathlib.Path) -> tuple[Variables, LoadReport]:
+    """As `load_backbone`; also tells what was loaded, left and unused."""
+    path = pathlib.Path(path)
+    flat = flax.traverse_util.flatten_dict(variables)
+    leaves = {leaf: value for leaf, value in flat.items() if leaf[1] == "backbone"}
+    if not leaves:
+        raise ValueError(f"variables must be those of a model with a backbone. Got {', '.join(variables)}")
+    with open_tensors(path) as file:
+        naming, prefix = _naming(path, file)
+        names = _names(path, naming, prefix, leaves)
+        _check_structure(path, naming, prefix, file, leaves)
+        _check_tensors(path, naming, prefix, file, {names[leaf]: _their_shape(leaves[leaf]) for leaf in leaves})
+        loaded = {leaf: _ours(read_float32(path, file, name)) for leaf, name in names.items()}
+        unused = sorted(set(file.shapes) - set(names.values()))
+    for leaf, value in loaded.items():
+        if leaf[-1] == "var" and value.min() < 0:
+            raise ValueError(f"{path}: {names[leaf]} holds negative variances")
+    report = LoadReport(
+        path,
+        naming.title,
+        tuple("/".join(leaf) for leaf in loaded),
+        tuple("/".join(leaf) for leaf in flat if leaf not in loaded),
+        tuple(unused),
+    )
+    return flax.traverse_util.unflatten_dict({**flat, **loaded}), report
+
+
+def _naming(path: pathlib.Path, file: TensorFile) -> tuple[Naming, str]:
+    """Whose names a file has, and what precedes all of them, such as "module."."""
+    found = []
+    for naming in NAMINGS:
+        first = naming.block.format(naming.first_stage, 0) + naming.parts["conv1"] + ".weight"
+        pattern = re.compile(rf"((?:[\w-]+\.)*){re.escape(first)}")
+        found += [(naming, match.group(1)) for name in file.shapes if (match := pattern.fullmatch(name))]
+    if not found:
+        raise ValueError(
+            f"{path}: holds no ResNet in the names of torchvision, timm or Hugging Face; it holds {_some(file.shapes)}"
+        )
+    if len(found) > 1:
+        prefixes = sorted(repr(prefix) for _, prefix in found)
+        raise ValueError(f"{path}: holds {len(found)} ResNets, under {_some(prefixes)}; save one of them alone")
+    return found[0]
+
+
+def _names(path: pathlib.Path, naming: Naming, prefix: str, leaves: Collection[tuple[str, ...]]) -> dict:
+    """Our leaves -> the file's keys."""
+    names = {}
+    for leaf in leaves:
+        module = naming.module(leaf[2:-1])
+        if module is None:
+            raise ValueError(
+                f"{path}: holds a plain ResNet, but the model's backbone has {'/'.join(leaf[2:])}, which no published "
+                f"ResNet has; choose a plain backbone"
+            )
+        names[leaf] = f"{prefix}{module}.{_LEAVES[leaf[-1]]}"
+    return names
+
+
+def _check_structure(
+    path: pathlib.Path, naming: Naming, prefix: str, file: TensorFile, leaves: Collection[tuple[str, ...]]
+) -> None:
+    """Raises `ValueError` if the file's ResNet has other blocks than the model's."""
+    inner = [name.removeprefix(prefix) for name in file.shapes if name.startswith(prefix)]
+    last = naming.block.format(naming.first_stage, 0) + naming.parts["conv3"] + ".weight"
+    if last not in inner:
+        raise ValueError(
+            f"{path}: its blocks have no third convolution ({prefix}{last}), as in ResNet-18 and -34; "
+            f"the model's backbone has bottlenecks"
+        )
+    blocks = {leaf[2] for leaf in leaves}
+    wanted = tuple(sum(block.startswith(f"{stage}_") for block in blocks) for stage in STAGES)
+    found = naming.stage_sizes(inner)
+    if found != wanted:
+        raise ValueError(f"{path}: is {_depth(found)}; the model's backbone is {_depth(wanted)}")
+
+
+def _check_tensors(
+    path: pathlib.Path, naming: Naming, prefix: str, file: TensorFile, wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises `ValueError` if tensors are missing, unknown, or of another shape."""
+    missing = [name for name in wanted if name not in file.shapes]
+    if missing:
+        raise ValueError(f"{path}: lacks {_some(missing)} of a ResNet in {naming.title}'s names")
+    own = re.compile(re.escape(prefix) + naming.own)
+    unknown = [n for n in file.shapes if own.match(n) and n not in wanted and not n.endswith("num_batches_tracked")]
+    if unknown:
+        raise ValueError(f"{path}: another architecture than ResNet's, which has no {_some(unknown)}")
+    wrong = [name for name in wanted if file.shapes[name] != wanted[name]]
+    if wrong:
+        wrong.sort(key=lambda name: -len(wanted[name]))  # kernels tell more than scales
+        others = f" (and {len(wrong) - 1} more tensors)" if len(wrong) > 1 else ""
+        name = wrong[0]
+        raise ValueError(f"{path}: {name} is {file.shapes[name]}; the model's backbone needs {wanted[name]}{others}")
+
+
+def _their_shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of one of our arrays in PyTorch's layout: HWIO -> OIHW."""
+    shape = np.shape(leaf)
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
+
+
+def _ours(array: np.ndarray) -> np.ndarray:
+    """OIHW -> HWIO."""
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
+
+
+def _depth(sizes: tuple[int, ...]) -> str:
+    name = next((name for name, known in STAGE_SIZES.items() if known == sizes), "a ResNet of unknown depth")
+    return f"{name} ({', '.join(map(str, sizes))} blocks)"
+
+
+def _some(names: Collection[str], most: int = 4) -> str:
+    """The first few of some names, as a line of text."""
+    shown = ", ".join(plain(name) for name in list(names)[:most])
+    return (shown or "nothing") + (f" and {len(names) - most} more" if len(names) > most else "")

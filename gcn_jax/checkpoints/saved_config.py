@@ -1,0 +1,109 @@
+"""The config that is kept with trained weights."""
+
+import json
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+import ml_collections
+
+from gcn_jax.checkpoints import model_metadata as model_file
+from gcn_jax.config.checks import check_values
+from gcn_jax.config.defaults import ARCHITECTURE, PREPROCESSING, default, model_from, validate
+from gcn_jax.data.sources import spec_from
+from gcn_jax.errors import UserError
+
+
+def of_trained(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, given: Collection[str]
+) -> ml_collections.ConfigDict:
+    """The config to apply a workdir's model with.
+
+    Args:
+      config: of this run.
+      workdir: of the run that trained the model.
+      given: keys that the user set on the command line, such as "model.width".
+
+    Returns:
+      A copy of `config` where all that the trained model depends on is as it was in its training.
+
+    Raises:
+      UserError: if the user asked for another model, or the data have other classes.
+    """
+    saved, settled = load(workdir), config.copy_and_resolve_references()
+    learned = [f"model.{name}" for name in saved.model]
+    learned += [f"data.{name}" for name in ("classes", "size", *PREPROCESSING)]
+    for key in learned:
+        group, name = key.split(".")
+        if key not in given:
+            settled[group][name] = saved[group][name]
+    validate(settled)
+    check_same_model(settled, workdir, "--workdir", "it can only be used as it was trained")
+    return settled
+
+
+def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes ``config.json``, by which a workdir's checkpoints are understood later."""
+    text = json.dumps(config.to_dict(), indent=2)
+    partial = workdir / "config.json.part"
+    partial.write_text(text + "\n")
+    partial.replace(workdir / "config.json")
+
+
+def load(source: pathlib.Path) -> ml_collections.ConfigDict:
+    """Reads the config of a trained model: a workdir's ``config.json``, or that in a file of ``--mode=export``.
+
+    Raises:
+      UserError: if there is none, or it is damaged.
+    """
+    path = source if source.is_file() else source / "config.json"
+    try:
+        text = model_file.config_text(path) if source.is_file() else path.read_text()
+        config = default()
+        config.update(_known_values(json.loads(text, parse_constant=_refuse), config))
+        check_values(config)
+        model_from(config)
+    except FileNotFoundError as error:
+        raise UserError(f"{source}: not a workdir of a training run (it holds no config.json)") from error
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({(str(error).splitlines() or [''])[0]})") from error
+    return config
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _known_values(given: dict[str, Any], known: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values of a saved config; raises `ValueError` if it has a key that this version does not know."""
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"unknown key {ascii(key)[:80]}, of another version")
+        if isinstance(known[key], ml_collections.ConfigDict):
+            _known_values(value, known[key])
+    return given
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(map(float, value))
+
+
+def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, key: str, advice: str) -> None:
+    """Raises `UserError` if a trained model is another than the config describes.
+
+    Args:
+      config: of this run.
+      workdir: of the checkpoints, or a model's file.
+      key: where the user named the workdir, for the message.
+      advice: what to do about it, for the message.
+    """
+    saved = load(workdir)
+    pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}
+    pairs |= {f"config.data.{name}": (_plain(config.data[name]), _plain(saved.data[name])) for name in PREPROCESSING}
+    pairs["the classes"] = (", ".join(spec_from(config).class_names), ", ".join(spec_from(saved).class_names))
+    kind = "model has" if workdir.is_file() else "checkpoints have"
+    for name, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise UserError(f"{key}={workdir}: its {kind} {name} {found!r}, not {wanted!r}; {advice}")

@@ -1,0 +1,106 @@
+"""What each config value may be: the checks that need nothing but the value itself."""
+
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import ml_collections
+
+from gcn_jax import crf
+from gcn_jax.errors import UserError
+from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.training.loss import REDUCTIONS
+from gcn_jax.training.optimizer import DECAYED, SCHEDULES
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0
+
+
+def _fraction(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _pairs_of_fractions(values: Sequence[float]) -> bool:
+    return len(values) > 0 and len(values) % 2 == 0 and all(0 <= value <= 1 for value in values)
+
+
+def _three_numbers(value: Collection[Any]) -> bool:
+    return len(value) == 3 and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+
+
+def _is_crf(text: str) -> bool:
+    try:
+        crf.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _all_at_least(least: float, above: bool = False) -> tuple[Callable[[Any], bool], str]:
+    wording = f"one or more numbers, {'above' if above else 'at least'} {least:g}"
+    return lambda values: len(values) > 0 and (min(values) > least or (not above and min(values) == least)), wording
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return choices.__contains__, f"one of {', '.join(choices)}"
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("num_steps", "batch_size", "log_every", "eval_every"), (_positive, "positive")),
+    **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), (_positive, "positive")),
+    **dict.fromkeys(("data.num_threads", "data.prefetch", "eval.num_pictures"), (_not_negative, "0 or more")),
+    **dict.fromkeys(("optimizer.weight_decay", "optimizer.clip_norm", "seed"), (_not_negative, "0 or more")),
+    **dict.fromkeys(("optimizer.momentum", "optimizer.ema_decay"), (_fraction, "at least 0 and below 1")),
+    **dict.fromkeys(("optimizer.learning_rate", "optimizer.poly_power"), (_positive, "positive")),
+    "optimizer.backbone_rate": (_positive, "positive; to fix the backbone set config.model.freeze=res5"),
+    "reestimate.batches": (_not_negative, "0 or more"),
+    "reestimate.batch_size": (_positive, "positive"),
+    **dict.fromkeys(("optimizer.accumulate", "eval.batch_size", "mesh.space"), (_positive, "positive")),
+    "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
+    "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
+    "data.scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers, 0 < low <= high"),
+    "data.color_jitter": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "data.mean": (_three_numbers, "three numbers, RGB, 0-255"),
+    "data.std": (lambda value: _three_numbers(value) and min(value) > 0, "three positive numbers, RGB, 0-255"),
+    "data.channels": _one_of("RGB", "BGR"),
+    "optimizer.schedule": _one_of(*SCHEDULES),
+    "optimizer.decay": _one_of(*DECAYED),
+    "optimizer.loss": _one_of(*REDUCTIONS),
+    "distributed.coordinator": (lambda value: bool(re.fullmatch(r"(.+:\d+)?", value)), "HOST:PORT, or empty"),
+    **dict.fromkeys(("distributed.num_processes", "distributed.timeout"), (_positive, "positive")),
+    "distributed.process_id": (_not_negative, "0 or more"),
+    "eval.checkpoint": _one_of("best", "latest"),
+    "eval.scales": (lambda value: len(value) > 0 and min(value) > 0, "one or more positive numbers, such as 0.75,1.0"),
+    "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
+    "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
+    **dict.fromkeys(("eval.crf", "predict.crf"), (_is_crf, crf.FORMAT)),
+    "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
+    **{f"crf_search.{name}": _all_at_least(0) for name in ("iterations", "position_weight", "bilateral_weight")},
+    **{f"crf_search.{name}": _all_at_least(0, above=True) for name in ("position_sigma", "sigma_xy", "sigma_rgb")},
+    "predict.format": _one_of("masks", "voc", "cityscapes"),
+    "receptive_field.pixels": (_pairs_of_fractions, "pairs of row and column, each from 0 to 1, such as 0.5,0.5"),
+    "receptive_field.images": (_positive, "positive"),
+}
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
+    for key, (is_right, requirement) in _CHECKS.items():
+        value = _value(config, key)
+        try:
+            is_fine = is_right(value)
+        except TypeError:  # a tuple may hold anything
+            is_fine = False
+        if not is_fine:
+            raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> Any:
+    group, _, name = key.rpartition(".")
+    return config[group][name] if group else config[name]

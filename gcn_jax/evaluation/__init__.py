@@ -1,0 +1,1 @@
+"""A split of data and a model -> scores."""

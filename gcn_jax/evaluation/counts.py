@@ -1,0 +1,157 @@
+"""Segmentation scores, all from exact counts of pixels."""
+
+import math
+from typing import Any
+
+import flax
+import numpy as np
+from clu import metrics
+
+from gcn_jax.data.specs import VOID
+from gcn_jax.evaluation.boundary import BOUNDARY_WIDTH, WIDTHS, distance_band, erosions, survives_erosion
+
+_PIXELS = 2**17  # handled at a time, in the processor's cache
+# The scores of a whole evaluation that are one number each, and what people call them.
+SCORES = {
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean class accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "boundary_accuracy": "boundary accuracy",
+    "internal_accuracy": "internal accuracy",
+    "boundary_iou": "Boundary IoU",
+}
+
+
+@flax.struct.dataclass
+class Counts(metrics.Metric):
+    """Pixel counts, int64, of one image or many; pixels whose truth is void are not counted.
+
+    Attributes:
+      confusion: [D, C, C + 1]: the trimap that the pixel first lies in (`gcn_jax.boundary.WIDTHS`; the last are beyond
+        all), its true class, its predicted class; the last column is a prediction that is no class.
+      boundary: [3, C]: pixels of each class in the boundary regions of truth, of prediction, and of both.
+    """
+
+    confusion: Any
+    boundary: Any
+
+    @classmethod
+    def empty(cls, num_classes: int) -> "Counts":
+        confusion = np.zeros((len(WIDTHS) + 1, num_classes, num_classes + 1), np.int64)
+        return cls(confusion, np.zeros((3, num_classes), np.int64))
+
+    @classmethod
+    def from_model_output(cls, *, label: np.ndarray, prediction: np.ndarray, num_classes: int, **_: Any) -> "Counts":
+        """Counts an image.
+
+        Args:
+          label: uint8 [H, W], the true class ids; 255 is void.
+          prediction: uint8 [H, W]; what is not below num_classes is no class, and wrong.
+          num_classes: C.
+
+        Raises:
+          ValueError: if the maps differ in size.
+        """
+        if label.shape != prediction.shape or label.ndim != 2:
+            raise ValueError(f"label and prediction must be [H, W] of one size. Got {label.shape}, {prediction.shape}")
+        times = erosions(*label.shape)
+        counts = histogram(
+            label != VOID,
+            (distance_band(label), len(WIDTHS) + 1),
+            (~survives_erosion(label, times), 2),
+            (~survives_erosion(prediction, times), 2),
+            (label, num_classes),
+            (np.minimum(prediction, num_classes), num_classes + 1),
+        )
+        truth = counts[:, 1].sum((0, 1, 3))
+        predicted = counts[:, :, 1].sum((0, 1, 2))[:num_classes]
+        both = np.diagonal(counts[:, 1, 1].sum(0))
+        return cls(counts.sum((1, 2)), np.stack([truth, predicted, both]))
+
+    def merge(self, other: "Counts") -> "Counts":
+        return Counts(self.confusion + other.confusion, self.boundary + other.boundary)
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur in truth or prediction; NaN if nothing was counted."""
+        return _mean(class_iou(self.confusion.sum(0)))
+
+    def compute(self) -> dict[str, Any]:
+        """The scores, as fractions in 0..1, NaN where nothing was counted.
+
+        Returns:
+          All of `SCORES`, of which ``miou`` and ``boundary_iou`` are means over the classes that occur in truth or
+          prediction, ``mean_accuracy`` over those that occur in truth, and ``boundary_accuracy`` and
+          ``internal_accuracy`` of the pixels up to and beyond `BOUNDARY_WIDTH` from a boundary (the paper's table 5).
+          Of each class, float64 [C], ``iou``, ``accuracy`` and ``boundary_iou_per_class``. ``trimap_miou``, float64,
+          of the pixels within each of `WIDTHS` of a boundary. ``confusion``, int64 [C, C], row = truth.
+        """
+        within = self.confusion.cumsum(0)
+        total, near = within[-1], within[WIDTHS.index(BOUNDARY_WIDTH)]
+        iou, frequency = class_iou(total), total.sum(1)
+        truth, predicted, both = self.boundary
+        boundary_iou = _ratio(both, truth + predicted - both)
+        accuracy = _ratio(np.diagonal(total), frequency)
+        return {
+            "miou": self.miou(),
+            "pixel_accuracy": pixel_accuracy(total),
+            "mean_accuracy": _mean(accuracy),
+            "frequency_weighted_iou": float(_ratio(np.nansum(frequency * iou), frequency.sum())),
+            "boundary_accuracy": pixel_accuracy(near),
+            "internal_accuracy": pixel_accuracy(total - near),
+            "boundary_iou": _mean(boundary_iou),
+            "iou": iou,
+            "accuracy": accuracy,
+            "boundary_iou_per_class": boundary_iou,
+            "trimap_miou": np.array([_mean(class_iou(confusion)) for confusion in within[:-1]]),
+            "confusion": total[:, :-1],
+        }
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, NaN where it does not occur: int64 [C, C + 1] -> float64 [C]."""
+    both = np.diagonal(confusion)
+    return _ratio(both, confusion.sum(1) + confusion.sum(0)[:-1] - both)
+
+
+def pixel_accuracy(confusion: np.ndarray) -> float:
+    """The share of pixels that are right, NaN if there are none: int64 [C, C + 1]."""
+    return float(_ratio(np.trace(confusion), confusion.sum()))
+
+
+def histogram(is_counted: np.ndarray, *variables: tuple[np.ndarray, int]) -> np.ndarray:
+    """How often each combination of values occurs.
+
+    Args:
+      is_counted: bool [H, W].
+      *variables: an integer or bool array [H, W] and how many values it has, each.
+
+    Returns:
+      int64, an axis for each variable.
+    """
+    shape = [size for _, size in variables]
+    number = math.prod(shape)
+    counted, flat = is_counted.reshape(-1), [values.reshape(-1) for values, _ in variables]
+    runs, lengths = [], []
+    for start in range(0, counted.size, _PIXELS):
+        some = slice(start, start + _PIXELS)
+        cell = flat[0][some].astype(np.uint16 if number < 2**16 else np.uint32)
+        for values, size in zip(flat[1:], shape[1:], strict=True):
+            np.multiply(cell, size, out=cell)
+            np.add(cell, values[some], out=cell)
+        np.copyto(cell, number, where=~counted[some])
+        # Label maps are made of runs of equal cells, each of which is counted at once.
+        starts = np.concatenate([[0], np.flatnonzero(cell[1:] != cell[:-1]) + 1])
+        runs.append(cell[starts])
+        lengths.append(np.diff(starts, append=cell.size))
+    counts = np.bincount(np.concatenate(runs), np.concatenate(lengths), number + 1)  # float64: exact up to 2**53
+    return counts[:-1].astype(np.int64).reshape(shape)
+
+
+def _ratio(part: Any, whole: Any) -> np.ndarray:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

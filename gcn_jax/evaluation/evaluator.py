@@ -1,0 +1,117 @@
+"""A split -> numbers: shared by training and ``--mode=eval``."""
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from gcn_jax import config as config_lib
+from gcn_jax.console import bar
+from gcn_jax.data.batches import grouped
+from gcn_jax.data.pictures import triptych
+from gcn_jax.data.sources import Sample, Selection, Source, spec_from
+from gcn_jax.evaluation.counts import Counts
+from gcn_jax.inference.labeller import Inference
+from gcn_jax.models.preprocessing import PyTree
+from gcn_jax.runtime.mesh import gather, local_copy, local_mesh
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image's own mean IoU, NaN if it is void everywhere, and its predicted labels, as `zlib` packs them."""
+
+    image_id: str
+    miou: float
+    packed: bytes
+
+
+@dataclass
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+      counts: of all images.
+      images: of each place in the source.
+      pictures: of some images: image, truth and prediction.
+    """
+
+    counts: Counts
+    images: dict[int, LabelledImage] = field(default_factory=dict)
+    pictures: list[np.ndarray] = field(default_factory=list)
+
+    def pack(self) -> dict[str, Any]:
+        """The same as what `gcn_jax.mesh.gather` can carry."""
+        images = {place: [image.image_id, image.miou, image.packed] for place, image in self.images.items()}
+        counts = [self.counts.confusion, self.counts.boundary]
+        return {"counts": counts, "images": images, "pictures": self.pictures}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> "Evaluation":
+        """What was packed."""
+        images = {place: LabelledImage(*fields) for place, fields in packed["images"].items()}
+        return cls(Counts(*packed["counts"]), images, packed["pictures"])
+
+
+class Evaluator:
+    """Evaluates variables on a source; its compiled programs serve all evaluations of a run.
+
+    Each host evaluates every n-th image on its own devices of the mesh; then all hosts know all counts.
+    """
+
+    def __init__(self, source: Source, mesh: Mesh, config: ml_collections.ConfigDict):
+        self._source, self._config, self._mesh = source, config, local_mesh(mesh)
+        self._spec = spec_from(config)
+        self._inference = Inference(config_lib.model_from(config), config, self._mesh)
+        self._places = range(jax.process_index(), len(source), jax.process_count())
+
+    def __call__(
+        self, variables: dict[str, PyTree], should_stop: Callable[[], bool] = lambda: False
+    ) -> Evaluation | None:
+        """Counts every image of the source once, at its own size; None if a host was told to stop on the way."""
+        own = self._share(local_copy(variables, self._mesh), should_stop)
+        whole = Evaluation(Counts.empty(self._spec.num_classes))
+        for packed in gather(own and own.pack()):
+            if packed is None:
+                return None
+            share = Evaluation.unpack(packed)
+            whole.counts = whole.counts.merge(share.counts)
+            whole.images.update(share.images)
+            whole.pictures += share.pictures
+        whole.images = dict(sorted(whole.images.items()))
+        return whole
+
+    def _share(self, variables: dict[str, PyTree], should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Evaluates this host's images."""
+        share, num_classes = Evaluation(Counts.empty(self._spec.num_classes)), self._spec.num_classes
+        num_pictures = self._config.eval.num_pictures if jax.process_index() == 0 else 0
+        with bar("evaluating", len(self._places), "image", leave=False) as progress:
+            for place, sample, prediction in self._predictions(variables):
+                if should_stop():
+                    return None
+                label = sample["label"]
+                counts = Counts.from_model_output(label=label, prediction=prediction, num_classes=num_classes)
+                share.counts = share.counts.merge(counts)
+                packed = zlib.compress(prediction.tobytes(), 1)
+                share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
+                if len(share.pictures) < num_pictures:
+                    share.pictures.append(triptych(sample["image"], label, prediction, self._spec.palette()))
+                progress.update()
+        return share
+
+    def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, np.ndarray]]:
+        """Each image's place in the source, sample and labels; the device works on the next group meanwhile."""
+        share = Selection([self._source], [(0, place) for place in self._places])
+        waiting: list[tuple[int, Sample]] = []
+        labels: Callable[[], list[np.ndarray]] = list
+        groups = grouped(share, self._config, self._inference.canvas, self._inference.batch_size)
+        for group in itertools.chain(groups, [[]]):
+            following = self._inference.start(variables, [sample["image"] for _, sample in group]) if group else list
+            for (i, sample), prediction in zip(waiting, labels(), strict=True):
+                yield self._places[i], sample, prediction
+            waiting, labels = group, following

@@ -1,0 +1,244 @@
+"""Labels and class probabilities of images of any size: the one place where a trained model is applied.
+
+Nested from the outside in, as ``config.eval`` asks for it:
+
+* an image is one canvas, padded at the bottom and right to one of a few shapes; or, where ``window`` is set or its
+  largest view would exceed `WHOLE` pixels, the windows of a grid, whose probabilities are averaged where they overlap;
+* the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
+  if ``flip`` is set;
+* a view is what the network sees.
+
+Where ``config.eval.crf`` is set, the probabilities of the whole image are then refined by the CRF of `gcn_jax.crf`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from gcn_jax import crf
+from gcn_jax.data.transforms import pad
+from gcn_jax.errors import UserError
+from gcn_jax.models import GCN
+from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.models.preprocessing import PyTree, normalize
+from gcn_jax.runtime.compilation import jit
+from gcn_jax.runtime.mesh import put, replicated
+
+# Pixels, our choice: images are taken whole up to the one, in windows of the other beyond.
+WHOLE = 2048
+WINDOW = 1024
+
+Shape = tuple[int, int]
+
+
+def window_stride(config: ml_collections.ConfigDict, side: int) -> int:
+    """How far apart windows of a side are, at most."""
+    return min(config.eval.stride or side * 2 // 3, side)
+
+
+class Inference:
+    """Applies a model to images by the protocol of ``config.eval``; compiles once for each shape of canvas or window.
+
+    Args:
+      model: the network.
+      config: for the groups ``data`` (size, mean, std) and ``eval`` (batch_size, scales, flip, window, stride).
+      mesh: of devices; None: the default device alone.
+
+    Raises:
+      UserError: if the window does not divide over the mesh.
+    """
+
+    def __init__(self, model: GCN, config: ml_collections.ConfigDict, mesh: Mesh | None = None):
+        self._model, self._config, self._mesh = model, config, mesh
+        data, space = (mesh.shape["data"], mesh.shape["space"]) if mesh else (1, 1)
+        self._crf = crf.parse(config.eval.crf)
+        self.batch_size = math.ceil(config.eval.batch_size / data) * data
+        self._multiple = STRIDE * space
+        if space > 1 and config.eval.window % self._multiple:
+            raise UserError(
+                f"config.eval.window={config.eval.window} must be a multiple of {self._multiple} on "
+                f"config.mesh.space={space} devices"
+            )
+        self._labels = jit(self._label_views, model.dtype, mesh)
+        self._probabilities = jit(self._average_views, model.dtype, mesh)
+        self._add = jax.jit(self._add_windows, donate_argnums=1)
+        self._take = jax.jit(self._take_rows, static_argnums=2, donate_argnums=0)
+
+    def canvas(self, height: int, width: int) -> Shape | None:
+        """The shape to which an image is padded; None if it is taken in windows.
+
+        The shapes are few, so that images of any sizes compile at most 8 programs: ``data.size`` squared, then each
+        side 512 (if size is less), 1024 or 2048, the short side half of that if it fits (but from 512).
+        """
+        size, longest = self._config.data.size, max(height, width)
+        most = max(WHOLE / max(1.0, *self._config.eval.scales), WINDOW, size)
+        if self._config.eval.window or longest > most:
+            return None
+        if longest <= size:
+            return self._divisible(size), self._divisible(size)
+        side = next((side for side in (512, 1024, WHOLE) if side >= longest), longest)
+        half = side // 2 if side > 512 else side
+        rows, columns = (self._divisible(half if length <= half else side) for length in (height, width))
+        return rows, columns
+
+    def start(self, variables: dict[str, PyTree], images: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        """Starts to label images, which the device goes on with while the caller does something else.
+
+        Args:
+          variables: of the model, on the mesh.
+          images: at most `batch_size` of uint8 [H, W, 3], RGB, of one canvas; one alone if it is None.
+
+        Returns:
+          A function that waits for the labels: uint8 [H, W] of each image.
+
+        Raises:
+          UserError: if the window is larger than the image, or the image too large for the CRF.
+        """
+        shape = self.canvas(*images[0].shape[:2])
+        if shape is None:
+            assert len(images) == 1
+            if self._crf:
+                return lambda: [_labels(self.probabilities(variables, images[0]))]
+            parts = list(self._windows(variables, images[0], as_labels=True))
+            return lambda: [_join(parts, images[0].shape)]
+        batch = [pad(image, *shape, self._config.data.mean) for image in images]
+        batch += batch[:1] * (self.batch_size - len(batch))  # fills up a batch: compiled for one size, and not counted
+        if self._crf:
+            fused = self._probabilities(variables, self._put(np.stack(batch)))
+            return lambda: [_labels(self._refined(x, np.asarray(fused)[i])) for i, x in enumerate(images)]
+        labels = self._labels(variables, self._put(np.stack(batch)))
+        return lambda: [np.asarray(labels)[i, : x.shape[0], : x.shape[1]] for i, x in enumerate(images)]
+
+    def probabilities(self, variables: dict[str, PyTree], image: np.ndarray) -> np.ndarray:
+        """The probability of each class: uint8 [H, W, 3] RGB -> float32 [H, W, num_classes]."""
+        shape = self.canvas(*image.shape[:2])
+        if shape is None:
+            return self._refined(image, _join(list(self._windows(variables, image, as_labels=False)), image.shape))
+        canvas = pad(image, *shape, self._config.data.mean)
+        batch = np.repeat(canvas[None], self.batch_size, axis=0)
+        return self._refined(image, np.asarray(self._probabilities(variables, self._put(batch)))[0])
+
+    def _refined(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """The probabilities, float32 [H, W, C] or larger, of an image, by the CRF if there is one."""
+        probabilities = probabilities[: image.shape[0], : image.shape[1]]
+        if not self._crf:
+            return probabilities
+        try:
+            return crf.refine(image, crf.log_probabilities(probabilities), self._crf)
+        except ValueError as error:
+            raise UserError(f"config.eval.crf={self._config.eval.crf}: {error}") from error
+
+    def _put(self, batch: np.ndarray) -> jax.Array:
+        return put(batch, self._mesh) if self._mesh else jnp.asarray(batch)
+
+    def _divisible(self, length: float) -> int:
+        return math.ceil(length / self._multiple) * self._multiple
+
+    # The views of a batch. Below, pure functions that are jitted.
+
+    def _average_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
+        """uint8 [B, H, W, 3] -> float32 [B, H, W, C]: mean of all views' probabilities."""
+        scales, is_mirrored = self._config.eval.scales, self._config.eval.flip
+        images = normalize(images, self._config)
+        batch, height, width, _ = images.shape
+        total: jax.Array | float = 0.0
+        for scale in scales:
+            view = jnp.concatenate([images, images[:, :, ::-1]]) if is_mirrored else images
+            shape = (height, width)
+            if scale != 1:
+                shape = (self._divisible(round(height * scale)), self._divisible(round(width * scale)))
+            view = jax.image.resize(view, (len(view), *shape, 3), "linear")
+            logits = self._model.apply(variables, view, train=False)
+            logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
+            probabilities = jax.nn.softmax(logits)
+            total += probabilities[:batch]
+            if is_mirrored:
+                total += probabilities[batch:, :, ::-1]
+        return total / (len(scales) * (1 + is_mirrored))
+
+    def _label_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
+        """uint8 [B, H, W, 3] -> uint8 [B, H, W]."""
+        if tuple(self._config.eval.scales) == (1.0,) and not self._config.eval.flip:  # no need for probabilities
+            scores: Any = self._model.apply(variables, normalize(images, self._config), train=False)
+        else:
+            scores = self._average_views(variables, images)
+        return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+
+    # The windows of an image.
+
+    def _windows(
+        self, variables: dict[str, PyTree], image: np.ndarray, as_labels: bool
+    ) -> Iterator[tuple[jax.Array, int]]:
+        """Yields labels or probabilities, wider than the image, from top to bottom, and how many rows of them hold.
+
+        One row of windows is in memory at a time. It is summed, each window weighted by a tent that falls to its
+        borders, where the network sees least of the surroundings; what the next row does not reach is final.
+        """
+        side, tops, lefts = self._grid(*image.shape[:2])
+        image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._config.data.mean)
+        columns = math.ceil(image.shape[1] / side) * side  # few widths, so that few programs are compiled
+        zeros = np.zeros((side, columns, self._model.num_classes), np.float32)
+        total = jax.device_put(zeros, replicated(self._mesh) if self._mesh else None)
+        for top, following in zip(tops, [*tops[1:], image.shape[0]], strict=True):
+            for first in range(0, len(lefts), self.batch_size):
+                some = lefts[first : first + self.batch_size]
+                is_used = np.arange(self.batch_size) < len(some)
+                some = np.pad(some, (0, self.batch_size - len(some)))
+                batch = np.stack([image[top : top + side, left : left + side] for left in some])
+                total = self._add(variables, total, self._put(batch), some, is_used)
+            rows, total = self._take(total, np.int32(following - top), as_labels)
+            yield rows, following - top
+
+    def _grid(self, height: int, width: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Side, tops and lefts of the windows of an image: evenly spaced, at most a stride apart, over all of it."""
+        side = self._config.eval.window or self._divisible(WINDOW)
+        if side > max(height, width):
+            raise UserError(
+                f"config.eval.window={side}: larger than an image of {width}x{height} pixels; "
+                f"choose a smaller one, or 0 to take images whole"
+            )
+        stride = window_stride(self._config, side)
+
+        def starts(length: int) -> np.ndarray:
+            rest = max(length - side, 0)
+            return np.rint(np.linspace(0, rest, math.ceil(rest / stride) + 1)).astype(np.int32)
+
+        return side, starts(height), starts(width)
+
+    def _add_windows(
+        self, variables: dict[str, PyTree], total: jax.Array, images: jax.Array, lefts: jax.Array, is_used: jax.Array
+    ) -> jax.Array:
+        """Adds the weighted probabilities of windows, uint8 [B, S, S, 3], to the sum of their row, [S, W, C]."""
+        side = images.shape[1]
+        tent = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5).astype(np.float32) / side
+        weighted = self._average_views(variables, images) * (tent[:, None] * tent)[None, :, :, None]
+        for i in range(len(images)):
+            here = (0, lefts[i], 0)
+            before = jax.lax.dynamic_slice(total, here, weighted[i].shape)
+            total = jax.lax.dynamic_update_slice(total, before + jnp.where(is_used[i], weighted[i], 0), here)
+        return total
+
+    def _take_rows(self, total: jax.Array, step: jax.Array, as_labels: bool) -> tuple[jax.Array, jax.Array]:
+        """The outcome of a row of windows, and what it is in the sum of the next, `step` pixels below."""
+        if as_labels:
+            rows = jnp.argmax(total, axis=-1).astype(jnp.uint8)
+        else:
+            weight = total.sum(-1, keepdims=True)  # a window's probabilities sum to its weight
+            rows = total / jnp.where(weight > 0, weight, 1)
+        is_reached = jnp.arange(len(total)) < len(total) - step
+        return rows, jnp.where(is_reached[:, None, None], jnp.roll(total, -step, axis=0), 0)
+
+
+def _labels(probabilities: np.ndarray) -> np.ndarray:
+    return probabilities.argmax(-1).astype(np.uint8)
+
+
+def _join(parts: list[tuple[jax.Array, int]], shape: tuple[int, ...]) -> np.ndarray:
+    """One array of an image's size from rows of it that are on the device."""
+    return np.concatenate([np.asarray(rows)[:count, : shape[1]] for rows, count in parts])[: shape[0]]

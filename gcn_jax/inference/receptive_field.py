@@ -1,0 +1,131 @@
+"""How far a trained model really sees, the paper's figure 3: gradients of a class's score by the input."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from gcn_jax.console import bar
+from gcn_jax.data.sources import Source
+from gcn_jax.data.transforms import place
+from gcn_jax.models import GCN
+from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.models.preprocessing import PyTree, normalize
+from gcn_jax.runtime.compilation import jit
+
+_EFFECTIVE = 1 - 0.9545  # of the maximum: Luo et al.'s bound, two standard deviations of a Gaussian
+
+
+Gradient = Callable[[dict[str, PyTree], np.ndarray, int, int], jax.Array]
+
+
+def make_gradient(model: GCN, config: ml_collections.ConfigDict) -> Gradient:
+    """Returns the jitted function ``(variables, image, row, column) -> field`` of one image and output pixel.
+
+    The image is uint8 [H, W, 3]; the field float32 [H, W], with respect to the normalised image.
+    """
+
+    def gradient(variables: dict[str, PyTree], image: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        def score(images):
+            logits: Any = model.apply(variables, images, train=False)
+            scores = logits[0, row, column]
+            return scores[jnp.argmax(scores)]
+
+        return jnp.abs(jax.grad(score)(normalize(image[None], config))[0]).sum(-1)
+
+    return jit(gradient, model.dtype)
+
+
+def pixel_at(fractions: Sequence[float], height: int, width: int) -> tuple[int, int]:
+    """Row and column of the pixel at fractions of the height and the width; 1 is the last."""
+    row, column = (min(int(part * length), length - 1) for part, length in zip(fractions, (height, width), strict=True))
+    return row, column
+
+
+def canvas_of(image: np.ndarray, fractions: Sequence[float], side: int, mean: Sequence[float]) -> np.ndarray:
+    """An image's part of a square canvas on which its pixel at these fractions is at the same fractions.
+
+    Args:
+      image: uint8 [H, W, 3].
+      fractions: of height and width, 0..1.
+      side: of the canvas.
+      mean: the colour of what the image does not cover.
+
+    Returns:
+      uint8 [side, side, 3].
+    """
+    ours, theirs = pixel_at(fractions, side, side), pixel_at(fractions, *image.shape[:2])
+    top, left = (a - b for a, b in zip(ours, theirs, strict=True))
+    part = image[max(-top, 0) :, max(-left, 0) :][:side, :side]
+    canvas = np.empty((side, side, 3), np.uint8)
+    place(canvas, part, mean, (max(top, 0), max(left, 0)))
+    return canvas
+
+
+def view(config: ml_collections.ConfigDict) -> tuple[float, int]:
+    """The scale at which images are taken, and the side of the canvas."""
+    scale = min(config.eval.scales, key=lambda scale: abs(math.log(scale)))
+    if not config.eval.window:
+        return scale, config.data.size
+    return scale, math.ceil(config.eval.window * scale / STRIDE) * STRIDE
+
+
+def mean_fields(
+    model: GCN, variables: dict[str, PyTree], source: Source, places: Sequence[int], config: ml_collections.ConfigDict
+) -> np.ndarray:
+    """The fields of all chosen pixels, each averaged over images: float64 [pixels, side, side].
+
+    Args:
+      model: the network.
+      variables: of it.
+      source: of the images.
+      places: of the images in the source.
+      config: for ``receptive_field.pixels``, ``data`` and ``eval``.
+    """
+    scale, side = view(config)
+    model = model.clone(backbone=model.backbone.clone(freeze=""))  # no gradient comes through what is fixed
+    pixels, gradient = pairs(config), make_gradient(model, config)
+    total = np.zeros((len(pixels), side, side))
+    with bar("receptive field", len(places) * len(pixels), "gradient", leave=False) as progress:
+        for index in places:
+            image = _resized(source[index]["image"], scale)
+            for i, fractions in enumerate(pixels):
+                canvas = canvas_of(image, fractions, side, config.data.mean)
+                total[i] += gradient(variables, canvas, *pixel_at(fractions, side, side))
+                progress.update()
+    return total / len(places)
+
+
+def pairs(config: ml_collections.ConfigDict) -> list[tuple[float, float]]:
+    """The chosen pixels, as fractions of height and width."""
+    flat = config.receptive_field.pixels
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def measure(field: np.ndarray, row: int, column: int) -> dict[str, Any]:
+    """The size of a field [H, W] around its pixel.
+
+    Returns:
+      ``radius_50`` and ``radius_90``, of the smallest discs around the pixel that hold these parts of the sum;
+      ``effective_area``, how many values exceed 4.55 % of the maximum (Luo et al.), and ``effective_side``, its root.
+    """
+    height, width = field.shape
+    distances = np.hypot(np.arange(height)[:, None] - row, np.arange(width) - column).ravel()
+    order = np.argsort(distances)
+    held = np.cumsum(field.ravel()[order])
+    area = int(np.sum(field > _EFFECTIVE * field.max()))
+    return {
+        **{f"radius_{p}": float(distances[order][np.searchsorted(held, p / 100 * held[-1])]) for p in (50, 90)},
+        "effective_area": area,
+        "effective_side": math.sqrt(area),
+    }

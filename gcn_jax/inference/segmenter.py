@@ -1,0 +1,86 @@
+"""A trained model with all that it needs to label images: the public object."""
+
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from gcn_jax import config as config_lib
+from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.config.checks import check_values
+from gcn_jax.data.sources import spec_from
+from gcn_jax.data.specs import DatasetSpec
+from gcn_jax.errors import UserError
+from gcn_jax.inference.labeller import Inference
+from gcn_jax.models import GCN
+from gcn_jax.models.preprocessing import PyTree
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A model with its weights, preprocessing, protocol and classes; made by `load`."""
+
+    model: GCN
+    variables: dict[str, PyTree]
+    config: ml_collections.ConfigDict
+    _inference: Inference = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        config = self.config.copy_and_resolve_references()
+        config.eval.batch_size = 1
+        object.__setattr__(self, "_inference", Inference(self.model, config))
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Class names and colours."""
+        return spec_from(self.config)
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """The class id of each pixel.
+
+        Args:
+          image: uint8 [H, W, 3], RGB, of any size.
+
+        Returns:
+          uint8 [H, W].
+
+        Raises:
+          ValueError: if the image has another type or shape, or is smaller than ``config.eval.window``.
+        """
+        return self._inference.start(self.variables, [_checked(image)])()[0]
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """The probability of each class at each pixel: as `predict`, but float32 [H, W, num_classes]."""
+        return self._inference.probabilities(self.variables, _checked(image))
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"image must be uint8 [H, W, 3]. Got {image.dtype} {image.shape}")
+    return image
+
+
+def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) -> Segmenter:
+    """Loads a trained model from the workdir of its run, or from a file of ``--mode=export``.
+
+    Args:
+      source: such as "runs/voc/stage3" or "model.safetensors".
+      checkpoint: of a workdir: "best" by mean IoU (the newest if none was evaluated) or "latest".
+      **protocol: values of ``config.eval`` that differ from the run's, such as ``scales=(0.75, 1.0, 1.25)``,
+        ``flip=True``, ``window=1024`` or ``crf="voc"``.
+
+    Raises:
+      UserError: (a `ValueError`) if there is no checkpoint, the file is damaged, or a value of the protocol is wrong.
+    """
+    source = pathlib.Path(source)
+    config = saved_config.load(source)
+    for key, value in protocol.items():
+        if key not in config.eval:
+            raise UserError(f"config.eval.{key}: unknown key; known: {', '.join(config.eval)}")
+        config.eval[key] = value
+    check_values(config)
+    _, variables = load_trained(source, checkpoint)
+    return Segmenter(config_lib.model_from(config), variables, config)

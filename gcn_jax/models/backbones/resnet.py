@@ -1,0 +1,187 @@
+"""ResNet feature extractor (He et al., CVPR 2016), bottleneck blocks, no dilation."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gcn_jax.models.layers import Conv
+from gcn_jax.models.ops.convolution import Dtype, Stride, max_pool
+from gcn_jax.models.ops.xla import relu_once
+
+# Blocks in res-2, res-3, res-4, res-5. The paper uses ResNet-152; 14 and 26 are for small data and tests.
+STAGE_SIZES = {
+    "resnet14": (1, 1, 1, 1),
+    "resnet26": (2, 2, 2, 2),
+    "resnet50": (3, 4, 6, 3),
+    "resnet50_gcn": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+# ResNet50-GCN (figure 5, table 11): k and width of the blocks of these stages, at a stem of 64 channels.
+GLOBAL_CONVS = {"resnet50_gcn": {"res4": (5, 85), "res5": (7, 128)}}
+STRIDE = 32  # of the last stage
+STAGES = ("res2", "res3", "res4", "res5")
+NORMS = ("frozen", "train")
+STRIDES = ("v1.5", "v1")
+FREEZE = ("", "stem", *STAGES)  # up to where the backbone can be fixed
+
+
+def is_fixed(name: str, freeze: str) -> bool:
+    """Whether a backbone's layer or block, such as "conv1" or "res2_block1", is part of what `freeze` fixes."""
+    part = name.partition("_")[0]
+    return FREEZE.index(part if part in STAGES else "stem") <= FREEZE.index(freeze)
+
+
+class Norm(nn.Module):
+    """Batch normalisation with fixed statistics ("frozen") or those of the global batch ("train").
+
+    Scale and bias are learnt in both. Frozen is the default, since the statistics of one image are poor (our choice;
+    the paper does not say). In "train" the running statistics follow; under jit with a sharded batch they are those of
+    the whole batch, over all devices.
+
+    Attributes:
+      initial_scale: where the scale starts.
+      momentum: of the running statistics; 0: they are the last batch's.
+    """
+
+    mode: str = "frozen"
+    initial_scale: float = 1.0
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, features: int, x: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The scale and the shift that normalise, float32 [features].
+
+        Args:
+          features: channels.
+          x: [B, H, W, features], to take the statistics of, which the running ones then follow; None: take those.
+        """
+        scale = self.param("scale", nn.initializers.constant(self.initial_scale), (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        mean, var = running_mean.value, running_var.value
+        if x is not None:
+            mean = jnp.mean(x, axis=(0, 1, 2), dtype=jnp.float32)
+            var = jnp.mean(jnp.square(x.astype(jnp.float32) - mean[None, None, None]), axis=(0, 1, 2))
+            if not self.is_initializing():
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        scale = scale * jax.lax.rsqrt(var + 1e-5)
+        return scale, bias - mean * scale
+
+
+def normalized(conv: Conv, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
+    """Convolves and normalises: fixed statistics are the convolution's scale and shift."""
+    if not (train and norm.mode == "train"):
+        return conv(x, *norm(conv.features, None))
+    y = conv(x)
+    scale, shift = norm(conv.features, y)
+    return y * scale.astype(y.dtype)[None, None, None] + shift.astype(y.dtype)[None, None, None]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions, each normalised, beside the identity (or a 1x1 projection); then ReLU.
+
+    The last scale starts at 0, so that an untrained block is the identity (Goyal et al., 2017).
+
+    Attributes:
+      width: channels of the first two convolutions; the third has four times as many.
+      stride: of the block.
+      project: whether a convolution stands in for the identity.
+      strides_in: see `ResNet`.
+      global_conv: k and width of a Global Convolutional Network in place of the first two convolutions (figure 5:
+        each of its convolutions is normalised, its branches are concatenated, each strides along its own axis, our
+        choice); None: the ordinary block.
+      norm: makes a `Norm`.
+      dtype: of the computation.
+    """
+
+    width: int
+    stride: int
+    project: bool
+    strides_in: str
+    global_conv: tuple[int, int] | None
+    norm: Callable[..., Norm]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def conv_norm(x, name, features, kernel_size, stride: Stride = 1, initial_scale=1.0):
+            conv = Conv(features, kernel_size, stride, dtype=self.dtype, name=f"conv{name}")
+            return normalized(conv, self.norm(initial_scale=initial_scale, name=f"norm{name}"), x, train)
+
+        if self.global_conv:
+            k, width = self.global_conv
+            column, row = ((k, 1), (self.stride, 1)), ((1, k), (1, self.stride))
+
+            def branch(name, first, second):
+                y = relu_once(conv_norm(x, f"_{name}1", width, *first))
+                return relu_once(conv_norm(y, f"_{name}2", width, *second))
+
+            y = jnp.concatenate([branch("left", column, row), branch("right", row, column)], axis=-1)
+        else:
+            first, second = (self.stride, 1) if self.strides_in == "v1" else (1, self.stride)
+            y = relu_once(conv_norm(x, 1, self.width, (1, 1), first))
+            y = relu_once(conv_norm(y, 2, self.width, (3, 3), second))
+        y = conv_norm(y, 3, 4 * self.width, (1, 1), initial_scale=0.0)
+        if self.project:
+            x = conv_norm(x, "_proj", 4 * self.width, (1, 1), self.stride)
+        return relu_once(x + y)
+
+
+class ResNet(nn.Module):
+    """Features of the four residual stages.
+
+    Attributes:
+      backbone: one of `STAGE_SIZES`.
+      width: channels of the stem; 64 in every published model.
+      strides_in: where a stage halves the resolution: in its first 3x3 convolution ("v1.5": torchvision, timm)
+        or in its first 1x1 ("v1": the original Caffe models).
+      norm: "frozen" or "train", see `Norm`.
+      momentum: see `Norm`.
+      freeze: one of `FREEZE`: all up to and including it is fixed. Its statistics stay, no gradient passes through it.
+      remat: recompute each block's activations in the backward pass instead of keeping them.
+      dtype: of the computation; parameters are float32.
+    """
+
+    backbone: str = "resnet152"
+    width: int = 64
+    strides_in: str = "v1.5"
+    norm: str = "frozen"
+    momentum: float = 0.9
+    freeze: str = ""
+    remat: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Images [B, H, W, 3] -> "res2": [B, ceil(H/4), ceil(W/4), 4 width], ..., "res5": [B, ceil(H/32), ...]."""
+        norm = functools.partial(Norm, self.norm, momentum=self.momentum)
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+
+        def end(x, name):
+            return jax.lax.stop_gradient(x) if is_fixed(name, self.freeze) else x
+
+        conv = Conv(self.width, (7, 7), 2, dtype=self.dtype, name="conv1")
+        x = normalized(conv, norm(name="norm1"), images, train and not is_fixed("conv1", self.freeze))
+        x = end(max_pool(nn.relu(x)), "conv1")
+        features = {}
+        for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[self.backbone], strict=True)):
+            k, width = GLOBAL_CONVS.get(self.backbone, {}).get(stage, (0, 0))
+            for j in range(size):
+                x = block(
+                    width=self.width * 2**i,
+                    stride=2 if j == 0 and i > 0 else 1,
+                    project=j == 0,
+                    strides_in=self.strides_in,
+                    global_conv=(k, width * self.width // 64) if k else None,
+                    norm=norm,
+                    dtype=self.dtype,
+                    name=f"{stage}_block{j + 1}",
+                )(x, train and not is_fixed(stage, self.freeze))
+            features[stage] = x = end(x, stage)
+        return features

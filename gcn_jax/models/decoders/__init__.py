@@ -1,0 +1,1 @@
+"""Networks from a backbone's features to scores of each pixel."""

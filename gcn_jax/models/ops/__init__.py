@@ -1,0 +1,1 @@
+"""How convolutions are computed fast on each kind of device; all else in `models` says what is computed."""

@@ -1,0 +1,1 @@
+"""What a training step costs, by compiling it for devices that need not be there."""

@@ -1,0 +1,149 @@
+"""The training step compiled for a mesh whose devices, and whose data, need not be there."""
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh, NamedSharding
+
+from gcn_jax import config as config_lib
+from gcn_jax.console import bar, say
+from gcn_jax.models import variable_shapes
+from gcn_jax.models.ops.xla import platform
+from gcn_jax.models.preprocessing import PyTree
+from gcn_jax.planning import hlo_text as program_text
+from gcn_jax.runtime import compilation
+from gcn_jax.runtime.mesh import batch_sharding, replicated
+from gcn_jax.training.optimizer import make_optimizer, split_fixed
+from gcn_jax.training.step import TrainState, init_state, jit_train_step, make_loss
+
+_VERSION = 3  # of what is kept of a compiled step
+
+
+def abstract_inputs(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[TrainState, PyTree]:
+    """Shapes, dtypes and shardings of a training step's state and batch."""
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variable_shapes(model))
+    pixels = (config.batch_size, config.data.size, config.data.size)
+    batch = {"image": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8), "label": jax.ShapeDtypeStruct(pixels, jnp.uint8)}
+
+    def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    return placed(state, replicated(mesh)), placed(batch, batch_sharding(mesh))
+
+
+def kept_activations(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """Bytes on a device that differentiation keeps from the forward for the backward pass: what grows with the batch.
+
+    A bound: the compiler fuses, and recomputes what is cheap, after this.
+    """
+    loss_fn = make_loss(config_lib.model_from(config), config)
+
+    def kept_of(num_batches: int) -> int:
+        larger = config.copy_and_resolve_references()
+        larger.batch_size *= num_batches
+        state, batch = abstract_inputs(larger, mesh)
+        trained, fixed = split_fixed(state.params, config.model.freeze)
+
+        def kept(batch: PyTree, trained: PyTree, fixed: PyTree, batch_stats: PyTree) -> Any:
+            return jax.tree.leaves(jax.vjp(lambda t: loss_fn(t, fixed, batch_stats, batch), trained, has_aux=True)[1])
+
+        with platform(compilation.platform_of(mesh)):
+            jaxpr = jax.make_jaxpr(kept)(batch, trained, fixed, state.batch_stats).jaxpr
+        of_images = {id(variable) for variable in jaxpr.invars[: len(batch)]}  # and what is computed from them
+        for equation in jaxpr.eqns:
+            if any(id(variable) in of_images for variable in equation.invars):
+                of_images.update(map(id, equation.outvars))
+        results = {id(result): result.aval for result in jaxpr.outvars if id(result) in of_images}
+        return sum(array.size * array.dtype.itemsize for array in results.values())
+
+    return (kept_of(2) - kept_of(1)) // mesh.size
+
+
+def compile_step(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainState, batch: PyTree) -> dict[str, Any]:
+    """What the compiler says of the training step; kept in ``config.cache_dir/plans``.
+
+    Returns:
+      Of one device: "memory", "cost" and "collectives", or "wanted", the bytes that it lacks room for; "seconds".
+    """
+    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    lowered = jit_train_step(model, optimizer, config, mesh).lower(state, batch)
+    compiler = {name: importlib.metadata.version(name) for name in ("jax", "libtpu") if importlib.util.find_spec(name)}
+    device = mesh.devices.flat[0]
+    identity = (
+        _VERSION,
+        lowered.as_text(),
+        device.device_kind,
+        config.plan.topology,
+        compiler,
+        compilation.options(model.dtype, mesh, repeatable=True),
+    )
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+    cache = pathlib.Path(config.cache_dir).expanduser() / "plans" / f"{digest}.json"
+    if cache.is_file():
+        return json.loads(cache.read_text())
+    duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if config.plan.topology else ""
+    say(f"compiling for {mesh.size} {device.device_kind}{duration}")
+    start = time.perf_counter()
+    try:
+        found = figures(_with_progress(lowered), device.platform == "tpu")
+    except jax.errors.JaxRuntimeError as error:
+        found = {"wanted": _wanted(error)}
+    found |= {"seconds": time.perf_counter() - start, "compiler": compiler}
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(found))
+    partial.replace(cache)
+    return found
+
+
+def _with_progress(lowered: Any) -> Any:
+    """Compiles."""
+    compiling = concurrent.futures.ThreadPoolExecutor(1).submit(lowered.compile)
+    with bar("compiling", None, "s") as clock:
+        while True:
+            try:
+                return compiling.result(1)
+            except concurrent.futures.TimeoutError:
+                clock.update()
+
+
+def _wanted(error: Exception) -> float | None:
+    """Bytes, of what the compiler says if a device lacks room; raises what else went wrong."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    wanted = re.search(r"(?:Used |temporaries \()([0-9.]+)([KMG])", str(error))
+    return float(wanted[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[wanted[2]] if wanted else None
+
+
+def figures(compiled: Any, is_tpu: bool) -> dict[str, Any]:
+    """What the compiler says of a program: "memory", "cost" and "collectives" of one device."""
+    cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+    accessed = cost["bytes accessed"]
+    parts = {
+        "temporaries": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+        "arguments": memory.argument_size_in_bytes,
+        "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    }
+    return {
+        "memory": {**parts, "total": sum(parts.values())},
+        "cost": {
+            "flops": cost["flops"],
+            "bytes_accessed": accessed,
+            "estimated_cycles": program_text.estimated_cycles(text) if is_tpu else None,
+            "main_memory_bytes": program_text.main_memory_bytes(text) if is_tpu else accessed,
+        },
+        "collectives": program_text.collectives(text),
+    }

@@ -1,0 +1,1 @@
+"""Devices, processes and XLA's compiler: what a program runs on."""

@@ -1,0 +1,114 @@
+"""What several processes that train together have to agree on, compared before the first step."""
+
+import collections
+import contextlib
+import hashlib
+import pathlib
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from gcn_jax.data.sources import Source
+from gcn_jax.errors import UserError
+from gcn_jax.runtime.mesh import gather
+from gcn_jax.runtime.processes import end_together
+
+_OWN = ("distributed", "data_dir", "cache_dir")  # keys of a config that may differ
+_SHOWN = 5  # differences, and processes of each value
+
+
+@contextlib.contextmanager
+def agreed(values: dict[str, str]) -> Iterator[None]:
+    """Lets all processes end with a `UserError` if one raises it, or if their values differ; all call this together.
+
+    Args:
+      values: by their name in the message, complete when the block ends, which must not use other processes.
+
+    Raises:
+      UserError: after which this process is alone.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    own = ""
+    try:
+        yield
+    except UserError as error:
+        own = str(error)
+    hosts = gather([own, values])
+    differing = list(_differences([given for _, given in hosts]))
+    if differing:
+        more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        end_together(f"{'; '.join(differing[:_SHOWN])}{more}; all processes need the same command, code and data")
+    for process, (message, _) in enumerate(hosts):
+        if message:
+            end_together(own or f"process {process}: {message}")
+
+
+def _differences(hosts: Sequence[dict[str, str]]) -> Iterator[str]:
+    """What differs among the values that all have."""
+    for name in hosts[0]:
+        processes = collections.defaultdict(list)
+        for process, host in enumerate(hosts):
+            processes[host.get(name)].append(process)
+        if len(processes) > 1 and None not in processes:
+            yield f"{name} is " + ", ".join(f"{value} in {_listed(some)}" for value, some in processes.items())
+
+
+def _listed(processes: Sequence[int]) -> str:
+    more = f" and {len(processes) - _SHOWN} more" if len(processes) > _SHOWN else ""
+    return f"process{'es' if len(processes) > 1 else ''} {', '.join(map(str, processes[:_SHOWN]))}{more}"
+
+
+def of_config(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """All values but those that each host has its own of, and the code that reads them."""
+
+    def flat(prefix: str, group: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        for key, value in group.items():
+            if isinstance(value, dict):
+                yield from flat(f"{prefix}.{key}", value)
+            else:
+                yield f"{prefix}.{key}", repr(value)
+
+    shared = {key: value for key, value in config.to_dict().items() if key not in _OWN}
+    files = sorted(pathlib.Path(__file__).parents[1].rglob("*.py"))
+    code = _digest(file.read_bytes() for file in files)
+    return {"the version of jax": jax.__version__, "the digest of gcn_jax": code, **dict(flat("config", shared))}
+
+
+def of_data(config: ml_collections.ConfigDict, train: Source, evaluation: Source) -> dict[str, str]:
+    """The number and ids of the images; no image is read."""
+    return {
+        f"config.data.{key}={config.data[key]!r}": f"{len(source)} images with ids of digest {ids}"
+        for key, source in (("train", train), ("eval", evaluation))
+        for ids in [_digest(image_id.encode() + b"\n" for image_id in source.image_ids)]
+    }
+
+
+def _digest(parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:8]
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Raises `UserError` in all processes unless the workdir is one folder for all; all call this together."""
+    if jax.process_count() == 1:
+        return
+    mark = workdir / f".{uuid.uuid4().hex}"
+    if is_first := jax.process_index() == 0:
+        mark.touch()
+    mark = workdir / gather(mark.name)[0]
+    try:
+        with agreed({}):
+            if not mark.exists():
+                raise UserError(
+                    f"--workdir={workdir}: not the folder that process 0 has; all need one, on a shared file system"
+                )
+    finally:
+        if is_first:
+            mark.unlink()

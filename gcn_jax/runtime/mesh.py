@@ -1,0 +1,151 @@
+"""Devices: batch rows go over the mesh's axis "data", image rows over "space"."""
+
+import collections
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import serialization
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gcn_jax.errors import UserError
+from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.models.preprocessing import PyTree
+
+
+def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh that ``config.mesh`` asks for; raises `UserError` if the devices cannot be laid out as it."""
+    devices = jax.devices() if devices is None else devices
+    space = config.mesh.space
+    data = config.mesh.data if config.mesh.data > 0 else max(len(devices) // space, 1)
+    if data * space > len(devices):
+        raise UserError(
+            f"config.mesh: data={data} x space={space} needs {data * space} devices; there are {len(devices)}"
+        )
+    try:
+        return _mesh(devices[: data * space], data, space)
+    except (NotImplementedError, ValueError) as error:  # of a TPU's torus of three dimensions, and of several slices
+        raise UserError(
+            f"config.mesh: data={data} x space={space}: {str(error).splitlines()[0]}; set another config.mesh.space"
+        ) from error
+
+
+def _mesh(devices: Sequence[jax.Device], data: int, space: int) -> Mesh:
+    # Auto axes: XLA's partitioner finds the halo exchanges of the convolutions by itself.
+    return jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def _parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+    """Which places along "data" each process has devices at, ascending. `jax.make_mesh` reorders a TPU's devices."""
+    parts = collections.defaultdict(set)
+    for place, devices in enumerate(mesh.devices):
+        for device in devices:
+            parts[device.process_index].add(place)
+    return {process: tuple(sorted(places)) for process, places in parts.items()}
+
+
+def shard(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process reads the i-th of n shares of each batch, as those do that hold other rows of its images."""
+    parts = _parts(mesh)
+    shares = sorted(set(parts.values()))
+    return shares.index(parts[jax.process_index()]), len(shares)
+
+
+def check_divides(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Raises `UserError` if a training batch or the rows of res-5 do not divide over the mesh, or it over processes."""
+    data, space = mesh.shape["data"], mesh.shape["space"]
+    if mesh.size != jax.device_count() and jax.process_count() > 1:
+        raise UserError(
+            f"config.mesh: data={data} x space={space} devices; over several processes all {jax.device_count()} must "
+            f"take part"
+        )
+    parts = _parts(mesh)
+    shares = set(parts.values())
+    if sum(map(len, shares)) != data or len(set(map(len, shares))) > 1:
+        raise UserError(
+            f"config.mesh: data={data} x space={space} does not divide over {len(parts)} processes: some share a part "
+            f"of their images with others; set config.mesh.space to a divisor or a multiple of "
+            f"{mesh.size // len(parts)}, the devices of a process"
+        )
+    sizes = {"batch_size": config.batch_size}
+    if config.reestimate.batches:
+        sizes["reestimate.batch_size"] = config.reestimate.batch_size
+    for key, size in sizes.items():
+        if size % data:
+            raise UserError(
+                f"config.{key}={size} does not divide over config.mesh.data={data} devices; set a multiple of {data}, "
+                f"or share each image's rows among devices with --config.mesh.space"
+            )
+    if config.data.size // STRIDE % space:
+        raise UserError(
+            f"config.mesh.space={space}: res-5 has config.data.size / {STRIDE} = {config.data.size // STRIDE} rows, "
+            f"which do not divide over {space} devices (XLA computes wrong gradients then); "
+            f"set a size that is a multiple of {STRIDE * space}"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Each device holds a whole copy: parameters and optimizer state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches [B, H, ...] are split over ("data", "space")."""
+    return NamedSharding(mesh, PartitionSpec("data", "space"))
+
+
+def put(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Puts a process's share of a batch on its devices: [B / n, H, ...] of `shard` (i, n) becomes [B, H, ...].
+
+    The whole is split over ("data", "space"). Processes of one share give the same.
+    """
+    places = _parts(mesh)[jax.process_index()]
+    rows = len(array) // len(places)  # of each place
+    whole = (rows * mesh.shape["data"], *array.shape[1:])
+
+    def part(index: Any) -> np.ndarray:
+        first = places.index((index[0].start or 0) // rows) * rows
+        return array[first : first + rows, *index[1:]]
+
+    return jax.make_array_from_callback(whole, batch_sharding(mesh), part)
+
+
+def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """`put` of a training batch's images and labels."""
+    return {key: put(batch[key], mesh) for key in ("image", "label")}
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """This host's part of a mesh: its own devices, as many of them over "space" as there are in the mesh or here."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    space = math.gcd(len(own), mesh.shape["space"])
+    return _mesh(own, len(own) // space, space)
+
+
+def local_copy(variables: PyTree, mesh: Mesh) -> PyTree:
+    """Copies what every host holds a replica of onto the devices of a local mesh; nothing to do with one host."""
+
+    def copy(array: Any) -> Any:
+        here = array.addressable_data(0) if isinstance(array, jax.Array) else array
+        return jax.device_put(here, replicated(mesh))
+
+    return jax.tree.map(copy, variables)
+
+
+def gather(value: Any) -> list[Any]:
+    """What each host has given, in the hosts' order; all call this together.
+
+    It crosses as MessagePack, which holds data alone: None, bool, int, float, str, bytes, NumPy arrays, lists and
+    dicts. (JAX would cut int64 to int32; a pickle could run code.)
+    """
+    if jax.process_count() == 1:
+        return [value]
+    packed = np.frombuffer(serialization.msgpack_serialize(value), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(packed.size)).reshape(-1)
+    padded = np.pad(packed, (0, int(lengths.max()) - packed.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [serialization.msgpack_restore(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]

@@ -1,0 +1,124 @@
+"""What a run tells: a progress line, ``metrics.jsonl``, TensorBoard, and pictures."""
+
+import datetime
+import json
+import pathlib
+import time
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from gcn_jax.console import say
+from gcn_jax.data.pictures import save_picture, stack
+
+
+class RunLog:
+    """The logs of a workdir, continued after `start_step`: what a stopped run logged beyond that is dropped.
+
+    Everything is on disk, or an `OSError` is raised, when a method returns. TensorBoard's events are written here for
+    that reason: tensorboardX would do it in a thread, and wait for it for ever once a full disk has ended that.
+
+    Args:
+      workdir: for ``metrics.jsonl``, ``pictures/`` and TensorBoard's event files.
+      start_step: the step that the run starts or resumes from.
+      is_written: whether this is the process that writes the logs; the others' logs say nothing and hold nothing.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int, is_written: bool = True):
+        self._workdir, self._is_written = workdir, is_written
+        self._records: list[dict[str, float]] = []
+        if not is_written:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= start_step]
+        path.write_text("".join(kept))
+        self._records = [json.loads(line) for line in kept]
+        self._file = path.open("a")
+        self._board = EventsWriter(str(workdir / "events"))
+        if start_step:  # TensorBoard drops what an earlier file has from here on
+            self._board.write_event(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._board.flush()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one line of ``metrics.jsonl`` and the same to TensorBoard."""
+        if not self._is_written:
+            return
+        record = {"step": step, **values}
+        self._records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._show(step, *(summary.scalar(name, value) for name, value in values.items()))
+
+    def _show(self, step: int, *summaries: summary.Summary) -> None:
+        for shown in summaries:
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=shown))
+        self._board.flush()
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether a value was logged for a step."""
+        return any(record["step"] == step and name in record for record in self._records)
+
+    def pictures(self, step: int, pictures: list[np.ndarray]) -> None:
+        """Writes uint8 [H, W, 3] pictures, one below the other, to ``pictures/step_<step>.png`` and TensorBoard."""
+        if pictures and self._is_written:
+            folder = self._workdir / "pictures"
+            folder.mkdir(exist_ok=True)
+            save_picture(stack(pictures), folder / f"step_{step:08d}.png")
+            shown = (summary.image(f"image_truth_prediction/{i}", p, dataformats="HWC") for i, p in enumerate(pictures))
+            self._show(step, *shown)
+
+    def close(self) -> None:
+        """Closes the files."""
+        if not self._is_written:
+            return
+        self._file.close()
+        self._board.close()
+
+
+def read_records(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """What a run logged: the objects of its ``metrics.jsonl``, none if there is no such file."""
+    return [json.loads(line) for line in _complete_lines(workdir / "metrics.jsonl")]
+
+
+def _complete_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a file that are records, and not what a killed process or a full disk left unfinished."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if _is_record(line)]
+
+
+def _is_record(line: str) -> bool:
+    try:
+        return line.endswith("\n") and "step" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+class Progress:
+    """Speed and remaining time of a loop, from the steps since the last report."""
+
+    def __init__(self, step: int, num_steps: int, batch_size: int):
+        self._step, self._num_steps, self._batch_size = step, num_steps, batch_size
+        self._time = time.monotonic()
+
+    def report(self, step: int, values: dict[str, float]) -> dict[str, float]:
+        """Prints a line; returns the values and, unless no step was measured, ``images_per_second``."""
+        line = f"step {step}/{self._num_steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if step > self._step:
+            seconds_per_step = self.seconds() / (step - self._step)
+            values = {**values, "images_per_second": self._batch_size / seconds_per_step}
+            left = datetime.timedelta(seconds=round((self._num_steps - step) * seconds_per_step))
+            line += f"  {values['images_per_second']:.3g} images/s  ETA {left}"
+        say(line)
+        self.skip_to(step)
+        return values
+
+    def seconds(self) -> float:
+        """Since the last report or skip."""
+        return time.monotonic() - self._time
+
+    def skip_to(self, step: int) -> None:
+        """Starts to measure anew, after something that is not a step."""
+        self._step, self._time = step, time.monotonic()

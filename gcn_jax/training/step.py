@@ -1,0 +1,106 @@
+"""What training changes, and the pure function of one step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from gcn_jax.models import GCN
+from gcn_jax.models.preprocessing import PyTree, normalize
+from gcn_jax.runtime import compilation
+from gcn_jax.training.loss import cross_entropy
+from gcn_jax.training.optimizer import join_fixed, split_fixed
+
+_LARGE = 4096  # numbers: an array of its own in a norm
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes, but for the data iterator.
+
+    No random key is among it: the step draws no random numbers, and the data's follow from seed and position.
+    """
+
+    step: jax.Array  # int32, batches seen
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    ema_params: PyTree  # None if there is no average
+
+    def eval_variables(self) -> dict[str, PyTree]:
+        """What evaluation uses: the averaged parameters if there are any."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    variables: dict[str, PyTree], optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> TrainState:
+    """The state before the first step."""
+    params = jax.tree.map(jnp.asarray, variables["params"])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
+        opt_state=jax.jit(optimizer.init)(split_fixed(params, config.model.freeze)[0]),  # not a program for each shape
+        ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+    )
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm of all numbers in a tree, float32. Small arrays are joined: a program of few parts."""
+    # The zero is there in case that no array is small.
+    leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
+    arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
+    arrays.append(jnp.concatenate([jnp.zeros(1), *(leaf for leaf in leaves if leaf.size < _LARGE)]))
+    return jnp.sqrt(sum(jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in arrays))
+
+
+def make_loss(model: GCN, config: ml_collections.ConfigDict) -> Callable[..., tuple[jax.Array, PyTree]]:
+    """Returns ``(trained, fixed, batch_stats, batch) -> (loss, batch_stats)``, see `split_fixed` for the first two."""
+
+    def loss_fn(trained: PyTree, fixed: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
+        variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
+        logits, updated = model.apply(variables, normalize(batch["image"], config), train=True, mutable=["batch_stats"])
+        return cross_entropy(logits, batch["label"], config.optimizer.loss), updated["batch_stats"]
+
+    return loss_fn
+
+
+def make_train_step(
+    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the step ``(state, batch) -> (state, metrics)``, to be jitted with the state donated.
+
+    The batch holds image uint8 [B, H, W, 3] and label uint8 [B, H, W]; the metrics are the scalars ``loss`` and
+    ``grad_norm``, of this batch, before the update.
+    """
+
+    loss_and_grads = jax.value_and_grad(make_loss(model, config), has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        trained, fixed = split_fixed(state.params, config.model.freeze)
+        (loss, batch_stats), grads = loss_and_grads(trained, fixed, state.batch_stats, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = join_fixed(optax.apply_updates(trained, updates), fixed)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - config.optimizer.ema_decay)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
+        return state, {"loss": loss, "grad_norm": global_norm(grads)}
+
+    return train_step
+
+
+def jit_train_step(
+    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh | None = None
+) -> Any:
+    """The step as training runs it on a mesh's devices, or the default one: jitted, the state donated, repeatable."""
+    step = make_train_step(model, optimizer, config)
+    return compilation.jit(step, model.dtype, mesh, repeatable=True, donate_argnums=0)
