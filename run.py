@@ -10,19 +10,18 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.config import checks, settings
 from gcn_jax.errors import TrainingError, UserError
-from gcn_jax.modes import crf_search, evaluate, export, plan, predict, prepare, receptive_field, train
+from gcn_jax.modes import MODES
 from gcn_jax.runtime import processes
 from gcn_jax.runtime.compilation import enable_cache, return_memory
 
-MODES = ("train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "export")
 _INTERRUPTED = "run.py: interrupted; run the same command again to go on"
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py or configs/NAME.py:STAGE; any value can be set: --config.batch_size=8"
 )
-_MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
+_MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
 _WORKDIR = flags.DEFINE_multi_string(
     "workdir",
     [],
@@ -31,6 +30,9 @@ _WORKDIR = flags.DEFINE_multi_string(
 )
 _INPUT = flags.DEFINE_string("input", "", "predict: an image, a folder of images, a glob, or data: cityscapes/test")
 _OUTPUT = flags.DEFINE_string("output", "", "predict: the folder to write to; export: the file, model.safetensors")
+_PROFILE = flags.DEFINE_integer(
+    "profile_steps", 0, "train: how many steps to record for TensorBoard's profiler", lower_bound=0
+)
 
 
 def parse_flags(argv: list[str]) -> None:
@@ -43,8 +45,8 @@ def parse_flags(argv: list[str]) -> None:
     except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown key
         key = str(error).strip("\"'")
         given = (argument.partition("=")[0] for argument in argv)
-        flag = next((flag for flag in given if flag.endswith(f".{key}")), key)
-        raise UserError(f"{flag}: unknown key; gcn_jax/config/defaults.py lists all keys") from error
+        flag = next((flag for flag in given if flag.endswith(f".{key}")), f"--config.{key}")
+        raise UserError(checks.unknown_key(flag.removeprefix("--config."))) from error
     except flags.Error as error:  # its last line is the message of what get_config raised, if that was it
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("gcn_jax.errors.UserError: ")) from error
     if extra:
@@ -54,14 +56,16 @@ def parse_flags(argv: list[str]) -> None:
     path, _ = config_file()
     if not path.is_file():
         raise UserError(f"--config={path}: no such file")
-    if len(_WORKDIR.value) > 1 and _MODE.value not in ("eval", "receptive_field"):
-        raise UserError(f"--workdir: --mode={_MODE.value} takes one; only eval and receptive_field compare several")
-    if _MODE.value == "export" and not _OUTPUT.value:
-        raise UserError("--mode=export needs --output, the file to write: --output=model.safetensors")
-    if _MODE.value == "predict" and not (_INPUT.value and _OUTPUT.value):
+    mode = MODES[_MODE.value]
+    if len(_WORKDIR.value) > 1 and not mode.compares:
+        several = " and ".join(name for name, other in MODES.items() if other.compares)
+        raise UserError(f"--workdir: --mode={_MODE.value} takes one; only {several} compare several")
+    if not all(flags.FLAGS[name].value for name, _ in mode.needs):
         raise UserError(
-            "--mode=predict needs --input (an image, a folder, a glob or a data set's split) and --output (a folder)"
+            f"--mode={_MODE.value} needs " + " and ".join(f"--{name} ({what})" for name, what in mode.needs)
         )
+    if _PROFILE.value and "profile_steps" not in mode.takes:
+        raise UserError(f"--profile_steps={_PROFILE.value}: --mode={_MODE.value} has no steps; only train has")
 
 
 def config_file() -> tuple[pathlib.Path, str]:
@@ -96,34 +100,30 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax tells of every file it touches, and of a failure in every thread
     sys.unraisablehook = _unraisable
     return_memory()
-    config, (workdir, *others) = _CONFIG.value, workdirs()
-    output = pathlib.Path(_OUTPUT.value).expanduser()
-    if _MODE.value != "train" and (group := processes.find_group(config)):
-        raise UserError(f"{group.name}: --mode={_MODE.value} runs in one process; {group.alone}")
-    if _MODE.value in ("eval", "predict", "receptive_field", "crf_search", "export"):
+    name, mode, config, paths = _MODE.value, MODES[_MODE.value], _CONFIG.value, workdirs()
+    meeting = settings.meeting(config)
+    if name != "train" and (group := processes.find_group(meeting)):
+        raise UserError(f"{group.name}: --mode={name} runs in one process; {group.alone}")
+    if mode.needs_trained:
         given = config_flags.get_override_values(flags.FLAGS["config"])
-        trained = {path: saved_config.of_trained(config, path, given) for path in (workdir, *others)}
-        enable_cache(config)
-        if _MODE.value == "eval":
-            evaluate.run(trained)
-        elif _MODE.value == "receptive_field":
-            receptive_field.run(trained)
-        elif _MODE.value == "predict":
-            predict.run(trained[workdir], workdir, _INPUT.value, output)
-        elif _MODE.value == "crf_search":
-            crf_search.run(trained[workdir], workdir)
-        else:
-            export.run(trained[workdir], workdir, output)
+        configs = {path: saved_config.of_trained(config, path, given) for path in paths}
     else:
-        config_lib.validate(config)
-        enable_cache(config)
-        if _MODE.value == "train":
-            processes.join(config)
-            train.run(config, workdir)
-        else:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _interrupt)
-            (prepare if _MODE.value == "prepare" else plan).run(config, workdir)
+        checks.validate(config)
+        configs = dict.fromkeys(paths, config)
+    enable_cache(config.cache_dir)
+    if name == "train":
+        processes.join(meeting)
+    elif not mode.needs_trained:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _interrupt)
+    mode.run(
+        config=configs[paths[0]],
+        configs=configs,
+        workdir=paths[0],
+        pattern=_INPUT.value,
+        output=pathlib.Path(_OUTPUT.value).expanduser(),
+        profile_steps=_PROFILE.value,
+    )
     return 0
 
 

@@ -34,16 +34,19 @@ from scipy import ndimage
 from bench.pipeline import draw_voc
 from bench.timing import compare
 from gcn_jax import config as config_lib
+from gcn_jax.config import settings
 from gcn_jax.data import shapes
-from gcn_jax.data.sources import Selection, open_source
+from gcn_jax.data.samples import Selection
+from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import CITYSCAPES_RAW_IDS, CITYSCAPES_TRAIN_IDS, VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.evaluation import boundary
 from gcn_jax.evaluation.counts import Counts, class_iou, histogram
 from gcn_jax.evaluation.evaluator import Evaluator
+from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
 from gcn_jax.models.preprocessing import normalize
-from gcn_jax.runtime.mesh import make_mesh
+from gcn_jax.runtime.mesh import local_mesh, make_mesh
 
 NUM_CLASSES = 19
 C_LOOP = """
@@ -168,20 +171,21 @@ def evaluation_case(data_dir: str, folder: pathlib.Path, backbone: str) -> dict[
     config = config_lib.default()
     config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val")
     config.update(data_dir=data_dir, cache_dir=str(folder / "cache"))
-    config.model.backbone, config.mesh.data, config.eval.num_pictures = backbone, 1, 0
+    config.model.backbone = backbone
     if not data_dir:
         draw_voc(folder, 50)
         config.data_dir = str(folder)
-    source = Selection([open_source("eval", config)], [(0, i) for i in range(50)])
-    model = config_lib.model_from(config)
+    source = Selection([open_source("eval", settings.datasets(config))], [(0, i) for i in range(50)])
+    model, preprocessing = config_lib.model_from(config), settings.preprocessing(config)
     variables = jax.device_put(init_variables(model, 0))
-    evaluator = Evaluator(source, make_mesh(config), config)
+    labeller = Labeller(model, preprocessing, settings.protocol(config), local_mesh(make_mesh(1, 1)))
+    evaluator = Evaluator(source, labeller, settings.spec_from(config), settings.reading(config))
     size = config.data.size
     images = [pad(sample["image"], size, size, config.data.mean)[None] for sample in map(source.__getitem__, range(50))]
 
     @jax.jit
     def forward(images: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, normalize(images, config), train=False)
+        logits: Any = model.apply(variables, normalize(images, preprocessing), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     forward(images[0]).block_until_ready()

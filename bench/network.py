@@ -50,11 +50,11 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     import jax
 
     from gcn_jax import config as config_lib
+    from gcn_jax.config import settings
     from gcn_jax.models import init_variables
     from gcn_jax.models.preprocessing import normalize
     from gcn_jax.planning.device_limits import device_limits
-    from gcn_jax.runtime.compilation import jit, return_memory
-    from gcn_jax.training.optimizer import make_optimizer
+    from gcn_jax.runtime.compilation import platform_jit, return_memory
     from gcn_jax.training.step import init_state, jit_train_step, make_train_step
 
     return_memory()
@@ -62,7 +62,8 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val", size=args.size)
     config.num_steps = 1000
     config.model.update(backbone=args.backbone, kernel_size=args.kernel_size, dtype=args.dtype, remat=args.remat)
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    recipe = settings.recipe(config)
+    model = recipe.model
     variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
     limits = device_limits(jax.devices()[0])
@@ -71,20 +72,20 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
         variables, image = jax.device_put((variables, image))
 
         def score(v: Any, x: Any) -> Any:
-            return model.apply(v, normalize(x, config), train=False)
+            return model.apply(v, normalize(x, recipe.preprocessing), train=False)
 
-        forward = jit(score, model.dtype).lower(variables, image).compile()
+        forward = platform_jit(score, model.dtype).lower(variables, image).compile()
         flops = functools.partial(_flops, score, variables, image)
         return Work(lambda: jax.block_until_ready(forward(variables, image)), flops, peak)
-    state = [init_state(variables, optimizer, config)]
+    state = [init_state(variables, recipe)]
     data = jax.device_put({"image": image, "label": label})
-    compiled = jit_train_step(model, optimizer, config).lower(state[0], data).compile()
+    compiled = jit_train_step(recipe).lower(state[0], data).compile()
 
     def train() -> None:
         state[0], metrics = compiled(state[0], data)
         jax.block_until_ready((state[0], metrics))
 
-    return Work(train, lambda: _flops(make_train_step(model, optimizer, config), state[0], data), peak)
+    return Work(train, lambda: _flops(make_train_step(recipe), state[0], data), peak)
 
 
 def _flops(function: Callable[..., Any], *args: Any) -> float:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from bench.timing import compare
 from gcn_jax import config as config_lib
+from gcn_jax.config import settings
 from gcn_jax.config.defaults import IMAGENET_MEAN
 from gcn_jax.data import shapes
 from gcn_jax.data.batches import TrainBatches
@@ -113,11 +114,13 @@ def main() -> None:
         config = config_lib.default()
         config.update(data_dir=str(data_dir), cache_dir=f"{scratch}/cache")
         config.data.update(train="voc_segmentation/train", size=SIZE, num_threads=args.workers)
-        source = open_source("train", config)
+        source = open_source("train", settings.datasets(config))
+        augmentation, reading = settings.augmentation(config), settings.reading(config)
 
         def ours(batch_size: int) -> float:
-            config.update(batch_size=batch_size, num_steps=2 * args.images // batch_size + 2)
-            return measure(TrainBatches(source, config), args.images)
+            num_batches = 2 * args.images // batch_size + 2
+            options = {"batch_size": batch_size, "num_batches": num_batches, "seed": 0}
+            return measure(TrainBatches(source, augmentation, reading, **options), args.images)
 
         def loader(batch_size: int, use_opencv: bool) -> float:
             data = TorchVoc(data_dir / "VOCdevkit/VOC2012", use_opencv)

@@ -26,7 +26,7 @@ from gcn_jax.models.layers import Conv, ConvTranspose
 from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.convolution import max_pool
 from gcn_jax.modes.plan import topology_devices
-from gcn_jax.planning.compiled_step import figures
+from gcn_jax.planning.compiled_step import compiler_report
 from gcn_jax.training.loss import cross_entropy
 
 _CLASSES = 21
@@ -81,7 +81,7 @@ PARTS = {
 
 
 def compiled_figures(part: Part, batch: int, device: jax.Device, platform: str) -> dict[str, Any]:
-    """What the compiler says of a part and its gradients, see `gcn_jax.compiled_step.figures`."""
+    """What the compiler says of a part and its gradients, see `gcn_jax.planning.compiled_step.compiler_report`."""
     apply: Callable[..., Any] = part.module.apply
     x = jax.ShapeDtypeStruct((batch, *part.shape), jnp.bfloat16)
     rest = [jax.ShapeDtypeStruct((batch, *part.label_shape), jnp.uint8)] if part.label_shape else []
@@ -95,7 +95,7 @@ def compiled_figures(part: Part, batch: int, device: jax.Device, platform: str) 
         args = x, rest, weights, jax.eval_shape(apply, weights, x, *rest)
         sharding = SingleDeviceSharding(device)
         args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), args)
-        return figures(jax.jit(with_gradients).lower(*args).compile(), is_tpu=True)
+        return compiler_report(jax.jit(with_gradients).lower(*args).compile(), is_tpu=True)
 
 
 def main() -> None:

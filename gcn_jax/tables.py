@@ -10,3 +10,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
+
+
+def table(*blocks: Sequence[Sequence[str]]) -> str:
+    """A table with a rule between its blocks of rows, the first of which is its head."""
+    lines = aligned([row for block in blocks for row in block])
+    rule = "-" * max(map(len, lines))
+    text: list[str] = []
+    for block in blocks:
+        text += [rule] if text else []
+        text += lines[: len(block)]
+        lines = lines[len(block) :]
+    return "\n".join(text)

@@ -15,7 +15,8 @@ from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.backbones.resnet import Bottleneck, Norm
 from gcn_jax.models.heads import ConvStack, GlobalConv, score_head
 from gcn_jax.models.layers import Conv
-from gcn_jax.runtime.mesh import make_mesh, put, replicated
+from gcn_jax.runtime.mesh import put_share, replicated
+from tests.helpers import mesh_of
 from tests.test_models import randomize, relative
 
 
@@ -162,8 +163,8 @@ def test_a_global_conv_bottleneck_on_a_mesh():
     expected = gradients(variables["params"], x)
     config = config_lib.default()
     config.mesh.update(data=2, space=4)
-    mesh = make_mesh(config)
-    found = gradients(jax.device_put(variables["params"], replicated(mesh)), put(x, mesh))
+    mesh = mesh_of(config)
+    found = gradients(jax.device_put(variables["params"], replicated(mesh)), put_share(x, mesh))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from gcn_jax.config import settings
 from gcn_jax.data.builders import coco
 from gcn_jax.data.builders.official import download
 from gcn_jax.data.images import encode_label
@@ -175,7 +176,7 @@ def pack(data, folder):
 
 def samples(config, name, data_dir):
     config.data_dir = str(data_dir)
-    source = open_part(*name.split("/"), config)
+    source = open_part(*name.split("/"), settings.datasets(config))
     found = {sample["image_id"]: sample for sample in (source[i] for i in range(len(source)))}
     assert list(found) == list(source.image_ids)
     counts = sum(np.bincount(sample["label"].reshape(-1), minlength=256) for sample in found.values())
@@ -319,7 +320,7 @@ def test_class_tables_are_the_official_ones():
 def test_trainaug_prefers_voc_and_leaves_its_val_out(config, official):
     config.data_dir = str(official)
     config.data.update(train=TRAINAUG, eval="voc_segmentation/val")
-    train, evaluation = open_sources(config)
+    train, evaluation = open_sources(settings.datasets(config))
     voc, sbd = expected("voc_segmentation/train", official), expected("sbd/train", official)
     assert sorted(train.image_ids) == sorted({*voc, "2008_a", "2008_b"})
     assert not set(train.image_ids) & set(evaluation.image_ids)
@@ -336,10 +337,10 @@ def test_an_evaluation_image_in_the_training_data_is_an_error(config, official):
     ):
         config.data.update(train="voc_segmentation/train+sbd/val", eval=evaluation)
         with pytest.raises(UserError, match=r"image\(s\) of config\.data\.eval, such as 200") as error:
-            open_sources(config)
+            open_sources(settings.datasets(config))
         assert str(error.value).endswith(f"--config.data.train=voc_segmentation/train+sbd/val{minus}")
         config.data.train += minus
-        open_sources(config)  # what it advises works
+        open_sources(settings.datasets(config))  # what it advises works
 
 
 @pytest.mark.parametrize(
@@ -356,7 +357,7 @@ def test_a_wrong_expression_is_named(config, official, train, message):
     config.data_dir = str(official)
     config.data.train = train
     with pytest.raises(UserError, match=message):
-        open_source("train", config)
+        open_source("train", settings.datasets(config))
 
 
 def test_a_changed_mask_is_prepared_anew_and_else_nothing_is(config, data):
@@ -511,14 +512,14 @@ def test_a_path_that_leaves_its_archive_is_refused(config, official, tmp_path, b
 
 def test_a_corrupt_record_is_named(config, official):
     config.data_dir = str(official)
-    source = open_part("voc_segmentation", "train", config)
+    source = open_part("voc_segmentation", "train", settings.datasets(config))
     whole = [source[i]["image_id"] for i in range(len(source))]
     (path,) = (pathlib.Path(config.cache_dir) / "datasets").rglob("*.array_record*")
     content = bytearray(path.read_bytes())
     place = 10_000  # within the third record or so
     content[place : place + 40] = bytes(40)
     path.write_bytes(content)
-    source = open_part("voc_segmentation", "train", config)
+    source = open_part("voc_segmentation", "train", settings.datasets(config))
     messages = {}
     for i, image_id in enumerate(whole):
         try:

@@ -16,8 +16,9 @@ from gcn_jax.models.ops import tpu as strips
 from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.convolution import add_shift, conv2d, conv_transpose2d, max_pool, refine, refine_packed
 from gcn_jax.models.ops.xla import after, relu_once
-from gcn_jax.runtime.mesh import make_mesh, put, replicated
+from gcn_jax.runtime.mesh import put_share, replicated
 from gcn_jax.training.loss import cross_entropy
+from tests.helpers import mesh_of
 
 
 def normal(*shape, seed=0):
@@ -128,8 +129,8 @@ def test_a_computed_kernel_stays_whole_on_a_mesh(dtype):
 
     config = config_lib.default()
     config.mesh.update(data=4, space=2)
-    mesh = make_mesh(config)
-    found = with_gradients(put(x, mesh), jax.device_put(kernel, replicated(mesh)))
+    mesh = mesh_of(config)
+    found = with_gradients(put_share(x, mesh), jax.device_put(kernel, replicated(mesh)))
     for ours, expected in zip(found, with_gradients(x, kernel), strict=True):
         tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
         np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * abs(expected).max())
@@ -190,7 +191,7 @@ def test_a_form_of_several_devices_on_a_mesh(function, weights):
     """Gradients of the form of which one CPU device has another, or none."""
     config = config_lib.default()
     config.mesh.update(data=2, space=4)
-    mesh = make_mesh(config)
+    mesh = mesh_of(config)
     x, *weights = [normal(*shape, seed=i) for i, shape in enumerate(((2, 16, 8, 3), *weights))]
 
     def loss(*args):
@@ -203,7 +204,7 @@ def test_a_form_of_several_devices_on_a_mesh(function, weights):
         return jax.grad(loss, argnums=range(len(args)))(*args)
 
     expected = gradients(x, *weights)
-    for a, b in zip(gradients(put(x, mesh), *jax.device_put(weights, replicated(mesh))), expected, strict=True):
+    for a, b in zip(gradients(put_share(x, mesh), *jax.device_put(weights, replicated(mesh))), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
@@ -225,8 +226,8 @@ def test_the_network_as_for_a_tpu(config):
     expected = {batch: gradients(variables["params"], images[:batch], label[:batch]) for batch in (2, 4)}
     for batch, data, space in ((2, 1, 1), (2, 2, 4), (4, 2, 1)):
         config.mesh.update(data=data, space=space)
-        mesh = make_mesh(config)
-        arrays = (put(array[:batch], mesh) for array in (images, label))
+        mesh = mesh_of(config)
+        arrays = (put_share(array[:batch], mesh) for array in (images, label))
         with xla.platform("tpu"):
             found = gradients(jax.device_put(variables["params"], replicated(mesh)), *arrays)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected[batch]), strict=True):

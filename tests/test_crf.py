@@ -17,12 +17,12 @@ from gcn_jax import config as config_lib
 from gcn_jax import crf, load
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import Checkpoints
+from gcn_jax.config import settings
 from gcn_jax.crf import lattice
 from gcn_jax.errors import UserError
-from gcn_jax.inference.labeller import Inference
+from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
 from gcn_jax.modes import crf_search, evaluate, predict
-from gcn_jax.training.optimizer import make_optimizer
 from gcn_jax.training.step import init_state
 from tests import command_line
 from tests.test_models import randomize
@@ -360,7 +360,7 @@ def trained(config, tmp_path):
     variables = randomize(init_variables(model, 0))
     workdir = tmp_path / "run"
     with Checkpoints(workdir, keep=1) as checkpoints:
-        checkpoints.save(init_state(variables, make_optimizer(config), config), {"batches": 0})
+        checkpoints.save(init_state(variables, settings.recipe(config)), {"batches": 0})
     saved_config.save(config, workdir)
     return config, workdir
 
@@ -393,7 +393,7 @@ def test_in_use(trained, tmp_path, monkeypatch):
         seen.append(self._crf)
         return probabilities[: image.shape[0], : image.shape[1]]
 
-    monkeypatch.setattr(Inference, "_refined", spy)
+    monkeypatch.setattr(Labeller, "_refined", spy)
     monkeypatch.setattr(evaluate, "open_source", lambda *args: FewShapes())
     config.eval.crf = text
     evaluate.run({workdir: config})

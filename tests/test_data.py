@@ -5,17 +5,20 @@ import io
 import numpy as np
 import pytest
 import scipy.ndimage
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from gcn_jax import config as config_lib
+from gcn_jax.config import settings
 from gcn_jax.data import shapes, transforms
-from gcn_jax.data.batches import TrainBatches, assemble, draw, grouped
+from gcn_jax.data.batches import group_by_shape
 from gcn_jax.data.images import NO_CLASS, decode_image, decode_label, decode_own_label, encode_label
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.data.specs import SHAPES, VOC
 from gcn_jax.errors import UserError
+from tests.helpers import train_batches
 
 
 def encoded(image, kind, **options):
@@ -157,13 +160,14 @@ SIDES = st.integers(1, 150)
     *(SIDES, SIDES, st.booleans(), st.booleans(), st.integers(0, 2**32)),
     st.sampled_from([(1.0, 1.0), (0.5, 0.5), (0.4, 0.9), (1.3, 2.0)]),
 )
-@settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200, deadline=None)
 def test_transforms_keep_image_and_label_aligned(height, width, flip, place_anywhere, seed, scale):
     config = config_lib.default()
     config.data.update(size=64, flip=flip, place_anywhere=place_anywhere, scale=scale, mean=(200.4, 100.6, 50.0))
     sample = blocks(height, width, seed)
-    drawn, corner = draw(sample, config, np.random.default_rng(seed))
-    batch = assemble([(drawn, corner)], config.data, 1)
+    augmentation = settings.augmentation(config)
+    drawn, corner = augmentation.draw(sample, np.random.default_rng(seed))
+    batch = augmentation.assemble([(drawn, corner)], 1)
     image, label = batch["image"][0], batch["label"][0]
     if scale == (1.0, 1.0):
         assert drawn["label"].shape == (min(height, 64), min(width, 64))
@@ -216,21 +220,22 @@ def test_flip_crop_and_place_take_every_value(config):
         corners |= {left for left in range(3) if np.array_equal(out, whole["image"][:, left : left + 8])}
     assert corners == {0, 1, 2}
     config.data.update(size=32, place_anywhere=True)
-    placed = {draw(blocks(30, 31, 0), config, np.random.default_rng(seed))[1] for seed in range(80)}
+    augmentation = settings.augmentation(config)
+    placed = {augmentation.draw(blocks(30, 31, 0), np.random.default_rng(seed))[1] for seed in range(80)}
     assert placed == {(top, left) for top in range(3) for left in range(2)}
 
 
 def test_an_epoch_holds_each_sample_once_and_the_next_another_order(config):
     config.batch_size, config.num_steps = 8, 50
     source = ShapesSource("val")  # 200 samples: 25 batches an epoch
-    batches = TrainBatches(source, config)
+    batches = train_batches(source, config)
     ids = [image_id for _ in range(50) for image_id in next(batches)["image_id"]]
     assert len(set(ids[:200])) == len(set(ids[200:])) == 200
     assert ids[:200] != ids[200:]
-    again = TrainBatches(source, config)
+    again = train_batches(source, config)
     assert next(again)["image_id"] == ids[:8]
     config.seed = 1
-    assert next(TrainBatches(source, config))["image_id"] != ids[:8]
+    assert next(train_batches(source, config))["image_id"] != ids[:8]
 
 
 class Same:
@@ -247,7 +252,7 @@ class Same:
 
 def test_samples_are_augmented_one_by_one(config):
     config.update(batch_size=50, num_steps=4)
-    batches = list(TrainBatches(Same(), config))
+    batches = list(train_batches(Same(), config))
     mirrored = [(batch["image"][:, :30, :40] != blocks(30, 40, 0)["image"]).any(axis=(1, 2, 3)) for batch in batches]
     for batch in mirrored:
         assert 10 < batch.sum() < 40, "some of a batch are flipped"
@@ -266,14 +271,14 @@ def assert_same_batches(batches, others):
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_the_iterator_resumes_exactly_with_any_number_of_threads(config, threads):
     config.data.update(scale=(0.5, 2.0), color_jitter=0.3, place_anywhere=True)
-    expected = list(TrainBatches(ShapesSource("train"), config))
+    expected = list(train_batches(ShapesSource("train"), config))
     assert len(expected) == config.num_steps
     config.data.num_threads = threads
-    batches = TrainBatches(ShapesSource("train"), config)
+    batches = train_batches(ShapesSource("train"), config)
     assert_same_batches([next(batches) for _ in range(3)], expected[:3])
     saved = batches.get_state()
     next(batches)
-    resumed = TrainBatches(ShapesSource("train"), config)
+    resumed = train_batches(ShapesSource("train"), config)
     resumed.set_state(saved)
     assert_same_batches(resumed, expected[3:])
 
@@ -281,8 +286,8 @@ def test_the_iterator_resumes_exactly_with_any_number_of_threads(config, threads
 def test_processes_share_each_batch(config):
     config.update(batch_size=6, num_steps=40)  # 240 samples of 200: into the second epoch
     config.data.update(scale=(0.5, 2.0), flip=True)
-    whole = list(TrainBatches(ShapesSource("val"), config))
-    shards = [list(TrainBatches(ShapesSource("val"), config, (i, 3))) for i in range(3)]
+    whole = list(train_batches(ShapesSource("val"), config))
+    shards = [list(train_batches(ShapesSource("val"), config, (i, 3))) for i in range(3)]
     assert [len(shard) for shard in shards] == [40, 40, 40]
     for step, batch in enumerate(whole):
         for i, shard in enumerate(shards):
@@ -305,7 +310,10 @@ class OneBad:
 
 
 def test_a_bad_file_stops_the_run_with_its_name(config):
-    for batches in (TrainBatches(OneBad(), config), grouped(OneBad(), config, lambda h, w: (h, w), 1)):
+    for batches in (
+        train_batches(OneBad(), config),
+        group_by_shape(OneBad(), lambda h, w: (h, w), 1, settings.reading(config)),
+    ):
         with pytest.raises(UserError) as error:
             list(batches)
         assert str(error.value) == "b.png: damaged"
@@ -327,7 +335,7 @@ def test_groups_hold_each_image_once_whole(config):
     def shape(height, width):
         return None if width == 130 else (height > 64, width > 64)
 
-    groups = list(grouped(MixedSizes(), config, shape, 3))
+    groups = list(group_by_shape(MixedSizes(), shape, 3, settings.reading(config)))
     for group in groups:
         keys = {shape(*sample["label"].shape) for _, sample in group}
         assert len(keys) == 1

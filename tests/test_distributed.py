@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from gcn_jax.checkpoints.manager import saved_steps
+from gcn_jax.config import settings
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.errors import UserError
-from gcn_jax.runtime.mesh import check_divides, make_mesh
 from gcn_jax.runtime.processes import find_group
 from tests import command_line
 from tests.faults import SMALL, TIMEOUT, assert_same, free_port, state
+from tests.helpers import check_mesh, mesh_of
 
 TWO_STEPS = (
     "--config.data.train=folder/train",
@@ -267,7 +268,7 @@ def bare(monkeypatch):
 )
 def test_who_is_alone_joins_nobody(config, bare, environment):
     bare(environment)
-    assert find_group(config) is None
+    assert find_group(settings.meeting(config)) is None
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_who_is_alone_joins_nobody(config, bare, environment):
 )
 def test_which_devices_a_task_of_slurm_takes(config, bare, environment, expected):
     bare(environment)
-    found = find_group(config)
+    found = find_group(settings.meeting(config))
     assert found.size == 4
     assert found.arguments == {"num_processes": 4, "cluster_detection_method": "slurm", **expected}
 
@@ -290,7 +291,7 @@ def test_which_devices_a_task_of_slurm_takes(config, bare, environment, expected
 def test_what_the_user_says_goes_first(config, bare):
     bare(srun(4, nodes=4)[3])
     config.distributed.update(coordinator="a:1", num_processes=2, process_id=1)
-    found = find_group(config)
+    found = find_group(settings.meeting(config))
     assert found.arguments == {
         "coordinator_address": "a:1",
         "num_processes": 2,
@@ -308,7 +309,7 @@ def test_what_the_user_says_goes_first(config, bare):
 )
 def test_hosts_of_a_slice_by_their_environment(config, bare, environment, size):
     bare(environment)
-    found = find_group(config)
+    found = find_group(settings.meeting(config))
     assert (found.size, found.arguments) == (size, {"cluster_detection_method": "gketpu"})
 
 
@@ -333,7 +334,7 @@ def test_hosts_of_a_slice_by_the_metadata_server(config, bare, monkeypatch, answ
     with http.server.HTTPServer(("localhost", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_IP", f"localhost:{server.server_port}")
-        found = find_group(config)
+        found = find_group(settings.meeting(config))
         server.shutdown()
     assert (found and (found.size, found.arguments)) == (
         (size, {"cluster_detection_method": "gcetpu"}) if size else None
@@ -365,14 +366,14 @@ def test_processes_hold_the_same_images_or_others(config, owners, is_fine):
     config.batch_size, config.data.size = 12, 128
     mesh = fake_mesh(owners)
     if is_fine:
-        check_divides(config, mesh)
+        check_mesh(config, mesh)
     else:
         with pytest.raises(UserError, match=r"does not divide over [23] processes.*set config.mesh.space to a divisor"):
-            check_divides(config, mesh)
+            check_mesh(config, mesh)
 
 
 def test_all_devices_of_several_processes_take_part(config, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     config.mesh.data, config.batch_size = 6, 6
     with pytest.raises(UserError, match="all 8 must take part"):
-        check_divides(config, make_mesh(config))
+        check_mesh(config, mesh_of(config))

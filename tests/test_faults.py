@@ -16,11 +16,9 @@ from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import digests
 from gcn_jax.checkpoints.manager import Checkpoints, load_variables, saved_steps, set_damaged_aside
 from gcn_jax.errors import TrainingError, UserError
-from gcn_jax.models import init_variables
-from gcn_jax.training.optimizer import make_optimizer
-from gcn_jax.training.step import init_state
 from tests import command_line
 from tests.faults import SMALL, Job, assert_same, kill_and_compare
+from tests.helpers import new_state
 
 LATE = ("_CHECKPOINT_METADATA", "commit_success.txt")  # not digested; nothing is read from them
 
@@ -38,7 +36,7 @@ def tiny(**optimizer):
     config.data.update(train="shapes/train", eval="shapes/val", size=64)
     config.model.update(backbone="resnet14", width=4, kernel_size=3)
     config.optimizer.update(optimizer)
-    return init_state(init_variables(config_lib.model_from(config), 0), make_optimizer(config), config)
+    return new_state(config, 0)
 
 
 @pytest.fixture(scope="module")

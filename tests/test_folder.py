@@ -8,10 +8,12 @@ from PIL import Image
 
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.config import settings
+from gcn_jax.config.settings import spec_from
 from gcn_jax.data import folder
-from gcn_jax.data.folder import LabelledFolder, parse_classes
+from gcn_jax.data.folder import parse_classes
 from gcn_jax.data.images import encode_label
-from gcn_jax.data.sources import open_source, open_sources, spec_from
+from gcn_jax.data.sources import open_folder, open_source, open_sources
 from gcn_jax.data.specs import VOC
 from gcn_jax.errors import UserError
 
@@ -50,7 +52,7 @@ def mine(config, root):
 def started(mine):
     """What a run does before its first step."""
     config_lib.validate(mine)
-    return open_sources(mine)
+    return open_sources(settings.datasets(mine))
 
 
 def opened(mine):
@@ -128,7 +130,7 @@ def test_the_masks_are_searched_once_and_when_they_change(mine, root, labels, mo
     monkeypatch.setattr(folder, "decode_label", lambda *args: reads.append(args[1]) or decode(*args))
     mine.data.classes = ()
     config_lib.validate(mine)
-    open_sources(mine)
+    open_sources(settings.datasets(mine))
     assert reads == []
     Image.fromarray(np.full((20, 30), 4, np.uint8)).save(root / "masks/photo0.png")
     mine.data.classes = ()
@@ -271,7 +273,7 @@ def test_no_folder_at_all(mine, tmp_path):
 
 def test_files_changed_since_the_check_are_named(mine, root):
     config_lib.validate(mine)
-    source = open_source("train", mine)
+    source = open_source("train", settings.datasets(mine))
     Image.fromarray(np.full((20, 30), 7, np.uint8)).save(root / f"masks/{source.image_ids[0]}.png")
     with pytest.raises(UserError, match=r"value 7 .* is neither a class id \(0-2\)"):
         source[0]
@@ -280,4 +282,4 @@ def test_files_changed_since_the_check_are_named(mine, root):
 def test_names_are_listed_without_reading(mine, root, labels):
     for path in (root / "images").rglob("*.jpg"):
         path.write_bytes(b"")
-    assert LabelledFolder(mine).pairs.keys() == labels.keys()
+    assert open_folder(settings.datasets(mine)).pairs.keys() == labels.keys()

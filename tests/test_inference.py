@@ -20,12 +20,13 @@ from gcn_jax import config as config_lib
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.errors import UserError
 from gcn_jax.evaluation.counts import Counts
-from gcn_jax.evaluation.evaluator import Evaluation, Evaluator, LabelledImage
-from gcn_jax.evaluation.result import as_json, table
-from gcn_jax.inference.labeller import WINDOW, Inference
+from gcn_jax.evaluation.evaluator import Evaluation, LabelledImage
+from gcn_jax.evaluation.result import score_table
+from gcn_jax.inference.labeller import WINDOW
 from gcn_jax.models import init_variables
 from gcn_jax.modes.evaluate import examples
-from gcn_jax.runtime.mesh import make_mesh, replicated
+from gcn_jax.runtime.mesh import replicated
+from tests.helpers import evaluator, labeller, mesh_of, result_of
 from tests.test_models import randomize
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -76,11 +77,11 @@ def test_padding_changes_nothing_within_reach(config, shape):
     net, image = Net(5), photo(*shape)
     variables = prepared(net)
     expected = whole(net, variables, image, config)
-    found = Inference(net, config).probabilities(variables, image)
+    found = labeller(net, config).probabilities(variables, image)
     assert found.shape == expected.shape
     inside = (slice(shape[0] - REACH), slice(shape[1] - REACH))
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-6)
-    labels = Inference(net, config).start(variables, [image])()[0]
+    labels = labeller(net, config).start(variables, [image])()[0]
     np.testing.assert_array_equal(labels[inside], expected[inside].argmax(-1))
 
 
@@ -93,7 +94,7 @@ def test_windows_leave_no_seam(config, window, stride, batch_size):
     for net in (Net(1), Constant()):
         variables, image = prepared(net), photo(90, 141)
         expected = whole(net, variables, image, config)
-        inference = Inference(net, config)
+        inference = labeller(net, config)
         np.testing.assert_allclose(inference.probabilities(variables, image), expected, atol=1e-6)
         labels = inference.start(variables, [image])()[0]
         np.testing.assert_array_equal(labels, expected.argmax(-1))
@@ -103,16 +104,16 @@ def test_windows_leave_no_seam(config, window, stride, batch_size):
 def test_the_papers_four_crops(config):
     """Crops of 1024 of an image of 2048 x 1024, an eighth in size: beyond reach of the seams nothing changes."""
     config.eval.update(window=1024, stride=342)
-    _, tops, lefts = Inference(Net(5), config)._grid(1024, 2048)
+    _, tops, lefts = labeller(Net(5), config)._grid(1024, 2048)
     assert (tops.tolist(), lefts.tolist()) == ([0], [0, 341, 683, 1024])
     config.eval.update(window=128, stride=43)
     net, image = Net(5), photo(128, 256)
-    variables, inference = prepared(net), Inference(net, config)
+    variables, inference = prepared(net), labeller(net, config)
     _, _, lefts = inference._grid(128, 256)
     assert lefts.tolist() == [0, 43, 85, 128]
     expected, found = whole(net, variables, image, config), inference.probabilities(variables, image)
     config.eval.batch_size = 3  # the second batch of crops is filled up with what must not count
-    np.testing.assert_allclose(Inference(net, config).probabilities(variables, image), found, atol=1e-6)
+    np.testing.assert_allclose(labeller(net, config).probabilities(variables, image), found, atol=1e-6)
     seams = np.array([x for left in lefts for x in (left, left + 128) if 0 < x < 256])
     far = (np.abs(np.arange(256)[:, None] + 0.5 - seams) > REACH).all(axis=1)
     assert 150 < far.sum() < 256
@@ -124,15 +125,15 @@ def test_the_papers_four_crops(config):
 
 def test_large_images_are_taken_in_windows(config):
     """Whole images of 4096 x 8192 would need tens of gigabytes; windows need those of one row of them."""
-    inference = Inference(Net(1), config)
+    inference = labeller(Net(1), config)
     assert inference.canvas(2048, 100) == (2048, 1024)
     assert inference.canvas(2049, 100) is None
     side, tops, lefts = inference._grid(2049, 100)
     assert (side, tops.tolist(), lefts.tolist()) == (WINDOW, [0, 512, 1025], [0])
     config.eval.scales = (1.0, 1.5)
-    assert Inference(Net(1), config).canvas(1500, 100) is None, "a view of it is too large"
+    assert labeller(Net(1), config).canvas(1500, 100) is None, "a view of it is too large"
     config.eval.scales = (4.0,)
-    assert Inference(Net(1), config).canvas(1000, 100) == (1024, 512), "as large as a window is"
+    assert labeller(Net(1), config).canvas(1000, 100) == (1024, 512), "as large as a window is"
 
 
 def torch_resize(array, height, width):
@@ -156,7 +157,7 @@ def test_views_are_averaged(config, scales, flip):
             logits = torch_resize(np.asarray(apply(variables, view[None])[0]), 64, 64)
             expected.append(scipy.special.softmax(logits, axis=-1)[:, ::step])
     config.eval.update(scales=scales, flip=flip)
-    inference = Inference(net, config)
+    inference = labeller(net, config)
     found = inference.probabilities(variables, image)
     np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=2e-5)
     np.testing.assert_array_equal(inference.start(variables, [image])()[0], found.argmax(-1))
@@ -169,19 +170,19 @@ def test_a_mesh_labels_as_one_device_does(config):
         config.batch_size = 12
         config.mesh.update(data=mesh[0], space=mesh[1])
         config.data.size, config.eval.window = 128, window
-        expected = Inference(net, config).probabilities(variables, image)
-        devices = make_mesh(config)
-        found = Inference(net, config, devices).probabilities(jax.device_put(variables, replicated(devices)), image)
+        expected = labeller(net, config).probabilities(variables, image)
+        devices = mesh_of(config)
+        found = labeller(net, config, devices).probabilities(jax.device_put(variables, replicated(devices)), image)
         np.testing.assert_allclose(found, expected, atol=1e-6)
     config.eval.window = 96
     config.mesh.update(data=2, space=4)
     with pytest.raises(UserError, match=r"config.eval.window=96 must be a multiple of 128 on config.mesh.space=4"):
-        Inference(net, config, make_mesh(config))
+        labeller(net, config, mesh_of(config))
 
 
 def test_a_window_larger_than_the_image_is_refused(config):
     config.eval.window = 101
-    inference, variables = Inference(Net(1), config), prepared(Net(1))
+    inference, variables = labeller(Net(1), config), prepared(Net(1))
     assert inference.start(variables, [photo(20, 101)])()[0].shape == (20, 101)
     with pytest.raises(UserError, match=r"config.eval.window=101: larger than an image of 100x90 pixels; choose"):
         inference.start(variables, [photo(90, 100)])
@@ -226,10 +227,10 @@ class ManySizes(ShapesSource):
 def test_images_of_a_hundred_sizes_compile_at_most_eight_programs(config, caplog):
     assert len(set(ManySizes.sizes)) == 100
     config.mesh.data, config.eval.num_pictures = 1, 0
-    mesh = make_mesh(config)
+    mesh = mesh_of(config)
     variables = jax.device_put(init_variables(config_lib.model_from(config), 0), replicated(mesh))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        evaluation = Evaluator(ManySizes("val"), mesh, config)(variables)
+        evaluation = evaluator(ManySizes("val"), mesh, config)(variables)
     assert len(evaluation.images) == 100
     compiled = [record for record in caplog.records if record.getMessage().startswith("Finished XLA compilation")]
     assert 3 <= len(compiled) <= 8, [record.getMessage() for record in compiled]
@@ -249,7 +250,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     model = config_lib.model_from(config)
     variables = randomize(init_variables(model, 0))
     source = FewShapes("val")
-    evaluation = Evaluator(source, make_mesh(config), config)(variables)
+    evaluation = evaluator(source, mesh_of(config), config)(variables)
     assert [image.image_id for image in evaluation.images.values()] == source.image_ids[:7]
     assert len(evaluation.pictures) == 2
     expected, num_tipped = np.zeros((6, 6), np.int64), 0
@@ -268,10 +269,10 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
         union = own.sum(0) + own.sum(1) - np.diagonal(own)
         np.testing.assert_allclose(found.miou, (np.diagonal(own)[union > 0] / union[union > 0]).mean(), rtol=1e-12)
     assert num_tipped <= 4, "pixels may tip over by rounding, on a mesh"
-    result = as_json(evaluation, config, 3)
+    result = result_of(evaluation, config, 3)
     assert result["confusion_matrix"] == expected.tolist()
     assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
-    assert f"{100 * result['miou']:.2f}" in table(result)
+    assert f"{100 * result['miou']:.2f}" in score_table(result)
 
 
 def test_examples_are_the_best_the_median_and_the_worst():
@@ -293,15 +294,13 @@ def test_examples_are_the_best_the_median_and_the_worst():
 def test_a_told_evaluation_stops(config):
     config.mesh.data = 1
     variables = init_variables(config_lib.model_from(config), 0)
-    assert Evaluator(FewShapes("val"), make_mesh(config), config)(variables, should_stop=lambda: True) is None
+    assert evaluator(FewShapes("val"), mesh_of(config), config)(variables, should_stop=lambda: True) is None
 
 
 def test_hosts_share_an_evaluation(config, tmp_path):
     """Three processes of two devices each, of which one stops alone, against one process."""
     config.eval.num_pictures = 1
-    expected = Evaluator(ShapesSource("val"), make_mesh(config), config)(
-        init_variables(config_lib.model_from(config), 0)
-    )
+    expected = evaluator(ShapesSource("val"), mesh_of(config), config)(init_variables(config_lib.model_from(config), 0))
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -315,4 +314,4 @@ def test_hosts_share_an_evaluation(config, tmp_path):
     for process in processes:
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
-        assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(as_json(expected, config, 0)))
+        assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(result_of(expected, config, 0)))

@@ -6,9 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from gcn_jax import config as config_lib
 from gcn_jax.training.loss import cross_entropy
-from gcn_jax.training.optimizer import learning_rate, make_optimizer
+from gcn_jax.training.optimizer import Solver, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -33,17 +32,10 @@ def test_a_batch_of_void_has_no_loss_and_no_gradient():
     assert not gradient.any()
 
 
-def minimal(**optimizer):
-    config = config_lib.default()
-    config.num_steps = 10
-    config.optimizer.update(optimizer)
-    return config
-
-
-def run(config, gradients):
-    """Parameters after updates with given gradients, from 1."""
+def run(gradients, **options):
+    """Parameters after updates with given gradients, from 1, by a solver of these options."""
     params = {"kernel": jnp.ones(2), "bias": jnp.ones(1)}
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(Solver(num_steps=10, **options))
     state = optimizer.init(params)
     for gradient in gradients:
         updates, state = optimizer.update(
@@ -54,7 +46,7 @@ def run(config, gradients):
 
 
 def test_solver_by_hand():
-    params = run(minimal(learning_rate=0.1, momentum=0.9, weight_decay=0.5), [1.0, 2.0])
+    params = run([1.0, 2.0], learning_rate=0.1, momentum=0.9, weight_decay=0.5)
     first = 1 - 0.1 * (1 + 0.5)
     second = first - 0.1 * (0.9 * (1 + 0.5) + 2 + 0.5 * first)
     np.testing.assert_allclose(params["kernel"], [second] * 2, rtol=1e-6)
@@ -62,23 +54,23 @@ def test_solver_by_hand():
 
 
 def test_decay_of_kernels_alone():
-    params = run(minimal(learning_rate=0.1, momentum=0.0, weight_decay=0.5, decay="kernels"), [0.0])
+    params = run([0.0], learning_rate=0.1, momentum=0.0, weight_decay=0.5, decay="kernels")
     np.testing.assert_allclose(params["kernel"], [0.95] * 2)
     np.testing.assert_allclose(params["bias"], [1.0])
 
 
 def test_accumulation_averages_gradients():
-    one = run(minimal(learning_rate=0.1), [1.0, 3.0])
-    two = run(minimal(learning_rate=0.1, accumulate=2), [0.0, 2.0, 2.0, 4.0])
+    one = run([1.0, 3.0], learning_rate=0.1)
+    two = run([0.0, 2.0, 2.0, 4.0], learning_rate=0.1, accumulate=2)
     assert jax.tree.all(jax.tree.map(np.allclose, one, two))
 
 
 def test_clipping_by_global_norm():
-    params = run(minimal(learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.3), [100.0])
+    params = run([100.0], learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.3)
     np.testing.assert_allclose(1 - params["bias"], 0.3 / np.sqrt(3), rtol=1e-5)
 
 
 def test_schedules():
-    assert learning_rate(minimal(learning_rate=0.1))(7) == 0.1
-    poly = learning_rate(minimal(learning_rate=0.1, schedule="poly", poly_power=0.9))
+    assert learning_rate(Solver(0.1, num_steps=10))(7) == 0.1
+    poly = learning_rate(Solver(0.1, num_steps=10, schedule="poly", poly_power=0.9))
     np.testing.assert_allclose([poly(i) for i in (0, 5, 10)], [0.1, 0.1 * 0.5**0.9, 0], rtol=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from gcn_jax.config import settings
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.decoders.gcn import BoundaryRefine
 from gcn_jax.models.heads import GlobalConv
@@ -278,7 +279,7 @@ def test_gradients_and_three_sgd_steps_equal_the_twins(twins):
 
         return jax.value_and_grad(loss)(params)
 
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(settings.solver(config))
     params = jax.tree.map(jnp.asarray, variables["params"])
     opt_state = optimizer.init(params)
     solver = torch.optim.SGD(twin.parameters(), lr=rate, momentum=0.99, weight_decay=5e-4)

@@ -6,10 +6,11 @@ import pytest
 
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints.manager import Checkpoints
+from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
 from gcn_jax.models.backbones.resnet import FREEZE
-from gcn_jax.training.optimizer import join_fixed, make_optimizer, split_fixed
+from gcn_jax.training.optimizer import join_fixed, split_fixed
 from gcn_jax.training.step import init_state, make_train_step
 from tests.test_models import randomize
 from tests.test_steps import random_batch
@@ -19,9 +20,10 @@ ORDER = {"conv1": 1, "norm1": 1, **{f"res{i}_block1": i for i in range(2, 6)}}  
 
 def lower(config):
     """A state with random weights, and the lowered step."""
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    state = init_state(randomize(init_variables(model, 0)), optimizer, config)
-    return state, jax.jit(make_train_step(model, optimizer, config)).lower(state, random_batch(2))
+    recipe = settings.recipe(config)
+    model = recipe.model
+    state = init_state(randomize(init_variables(model, 0)), recipe)
+    return state, jax.jit(make_train_step(recipe)).lower(state, random_batch(2))
 
 
 def changed(new, old):
@@ -95,12 +97,13 @@ def test_the_backbones_rate_is_a_fraction_of_the_others(config):
 
 def test_a_state_with_a_fixed_part_is_restored(config, tmp_path):
     config.model.freeze = "res4"
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    state = init_state(randomize(init_variables(model, 0)), optimizer, config)
+    recipe = settings.recipe(config)
+    model = recipe.model
+    state = init_state(randomize(init_variables(model, 0)), recipe)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(state, {})
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        restored, _ = checkpoints.restore(init_state(init_variables(model, 1), optimizer, config))
+        restored, _ = checkpoints.restore(init_state(init_variables(model, 1), recipe))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert jax.tree.all(jax.tree.map(np.array_equal, restored, state))
 

@@ -12,12 +12,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from gcn_jax import config as config_lib
+from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.modes import plan
 from gcn_jax.planning.hlo_text import collectives, estimated_cycles, main_memory_bytes, traffic
 from gcn_jax.runtime import compilation
-from gcn_jax.runtime.mesh import check_divides, make_mesh
 from tests import command_line
+from tests.helpers import check_mesh, mesh_of
 
 
 def shapes(config):
@@ -64,11 +65,16 @@ def test_an_image_over_eight_devices_needs_an_eighth_of_the_activations(config):
     assert 8 * memory[8]["activations_kept"] <= memory[1]["activations_kept"]
 
 
+def activations_kept(config):
+    sizes = (config.batch_size, config.data.size)
+    return plan.kept_activations(settings.recipe(config), mesh_of(config), *sizes)
+
+
 def test_activations_grow_with_the_batch_and_shrink_with_remat(config):
     def kept(**changes):
         config.update(changes)
         config.mesh.data = 1
-        return plan.kept_activations(config, make_mesh(config))
+        return activations_kept(config)
 
     small, large = kept(batch_size=1), kept(batch_size=4)
     assert large == 4 * small
@@ -80,14 +86,14 @@ def test_activations_grow_with_the_batch_and_shrink_with_remat(config):
 
 def test_activations_of_other_platforms_forms_are_not_counted(config, monkeypatch):
     config.mesh.data = 1
-    kept = plan.kept_activations(config, make_mesh(config))
+    kept = activations_kept(config)
     monkeypatch.setattr(compilation, "platform_of", lambda mesh: None)
-    assert kept < 0.9 * plan.kept_activations(config, make_mesh(config))
+    assert kept < 0.9 * activations_kept(config)
 
 
 def test_collectives_are_counted_with_their_bytes(config):
     """Each kind in a program of its own, 8 devices that hold [4, 6] each."""
-    mesh = make_mesh(config)
+    mesh = mesh_of(config)
     devices, axis, own = 8, "data", 4 * 6 * 4
     ring = [(i, (i + 1) % devices) for i in range(devices)]
     cases = {
@@ -176,13 +182,13 @@ def test_a_step_that_does_not_fit_says_what_would_help(config, monkeypatch):
         found = plan.make_plan(config)
         assert not found["fits"]
         assert found["memory"]["total"] == 25.39 * 2**30
-    text = plan.table(found)
+    text = plan.plan_table(found)
     assert "DOES NOT FIT" in text
     assert len(found["advice"]) == 5
     monkeypatch.undo()
     check_advice(config, found["advice"])
     config.batch_size = config.mesh.data = 6  # of 8 devices
-    check_advice(config, plan.advice(config, make_mesh(config), 8))
+    check_advice(config, plan.advice(config, mesh_of(config), 8))
 
 
 def check_advice(config, lines):
@@ -194,8 +200,8 @@ def check_advice(config, lines):
             part = changed[group] if group else changed
             part[name] = type(part[name])({"True": 1}.get(value, value))
         config_lib.validate(changed)
-        check_divides(changed, make_mesh(changed))
-        assert line not in plan.advice(changed, make_mesh(changed), 8)
+        check_mesh(changed, mesh_of(changed))
+        assert line not in plan.advice(changed, mesh_of(changed), 8)
 
 
 def test_the_command_prints_and_writes_the_plan(config, tmp_path):

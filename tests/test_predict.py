@@ -13,12 +13,12 @@ from PIL import Image
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import Checkpoints
+from gcn_jax.config import settings
 from gcn_jax.data.specs import VOC
 from gcn_jax.errors import UserError
 from gcn_jax.inference.segmenter import Segmenter, load
 from gcn_jax.models import init_variables
 from gcn_jax.modes import predict
-from gcn_jax.training.optimizer import make_optimizer
 from gcn_jax.training.step import init_state
 from tests.test_models import randomize
 
@@ -34,7 +34,7 @@ def trained(config, tmp_path):
         variables = randomize(init_variables(model, 0))
         workdir = tmp_path / "run"
         with Checkpoints(workdir, keep=1) as checkpoints:
-            checkpoints.save(init_state(variables, make_optimizer(config), config), {"batches": 0})
+            checkpoints.save(init_state(variables, settings.recipe(config)), {"batches": 0})
         saved_config.save(config, workdir)
         return config, workdir
 

@@ -8,7 +8,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import linen as nn
 from PIL import Image
@@ -16,7 +15,10 @@ from PIL import Image
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import Checkpoints
+from gcn_jax.config import settings
 from gcn_jax.errors import UserError
+from gcn_jax.inference import receptive_field as fields
+from gcn_jax.inference.segmenter import make_segmenter
 from gcn_jax.models.heads import GlobalConv
 from gcn_jax.models.initial import init_variables
 from gcn_jax.modes import receptive_field
@@ -51,7 +53,7 @@ def test_field_of_a_global_convolution_is_a_rectangle(config):
     config.data.std = (1.0, 1.0, 1.0)
     model, image = Head(), noise(24, 32)
     variables = jax.tree.map(jnp.ones_like, model.init(jax.random.key(0), jnp.zeros((1, 24, 32, 3)), False))
-    gradient = receptive_field.make_gradient(model, config)
+    gradient = fields.make_gradient(model, settings.preprocessing(config))
     for row, column in ((9, 20), (0, 31)):
         expected = np.zeros((24, 32))
         # Two branches, 4 features between each one's convolutions, 3 channels of the image.
@@ -76,7 +78,8 @@ def test_field_of_the_model_is_what_the_theory_says(config, kernel_size):
     side = 384
     config.model.update(kernel_size=kernel_size, boundary_refine=False)
     model = config_lib.model_from(config)
-    variables, gradient = positive_variables(model), receptive_field.make_gradient(model, config)
+    variables = positive_variables(model)
+    gradient = fields.make_gradient(model, settings.preprocessing(config))
     middles = []
     for pixel in ((197, 134), (229, 134), (197, 250)):
         field = np.asarray(gradient(variables, noise(side, side), *pixel))
@@ -98,14 +101,13 @@ def test_fields_are_means_of_gradients_as_pytorch_takes_them(config):
     torch = pytest.importorskip("torch", reason="the parity tests compare with PyTorch")
     from bench import twin as twin_lib
 
-    config.receptive_field.pixels = (0.5, 0.25)
     config.model.freeze = "res4"  # in training, which does not matter here
     model = config_lib.model_from(config)
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda x: x * rng.choice([-1, 1], x.shape).astype(np.float32), positive_variables(model))
     variables["batch_stats"] = jax.tree.map(abs, variables["batch_stats"])
     source = [{"image": rng.integers(0, 256, (80, 64, 3)).astype(np.uint8)} for _ in range(4)]
-    (field,) = receptive_field.mean_fields(model, variables, source, (3, 1), config)
+    (field,) = fields.mean_fields(make_segmenter(config, variables), source, (3, 1), [(0.5, 0.25)])
     twin = twin_lib.Twin(6, (1, 1, 1, 1), 4, 3).eval()
     twin_lib.load(twin, variables, (1, 1, 1, 1))
     expected = np.zeros((64, 64))
@@ -123,11 +125,11 @@ def test_fields_are_means_of_gradients_as_pytorch_takes_them(config):
 def test_the_chosen_pixel_lies_in_the_image_at_a_fixed_place(shape, fractions):
     """A large image is cut and a small one padded, around the pixel."""
     image, mean = noise(*shape), (7.0, 8.0, 9.0)
-    row, column = receptive_field.pixel_at(fractions, 64, 64)
+    row, column = fields.pixel_at(fractions, 64, 64)
     assert 0 <= row < 64
     assert 0 <= column < 64
-    there = receptive_field.pixel_at(fractions, *shape)
-    canvas = receptive_field.canvas_of(image, fractions, 64, mean)
+    there = fields.pixel_at(fractions, *shape)
+    canvas = fields.canvas_of(image, fractions, 64, mean)
     far = np.pad(image.astype(float), ((200, 200), (200, 200), (0, 0)), constant_values=np.nan)
     top, left = 200 + there[0] - row, 200 + there[1] - column
     expected = far[top : top + 64, left : left + 64]
@@ -142,26 +144,26 @@ def test_the_chosen_pixel_lies_in_the_image_at_a_fixed_place(shape, fractions):
 )
 def test_images_are_taken_as_they_are_evaluated(config, scales, window, expected):
     config.eval.update(scales=scales, window=window)
-    assert receptive_field.view(config) == expected
+    assert fields.view(settings.protocol(config)) == expected
 
 
 def test_sizes_of_known_fields():
     """A disc of ones, whose parts grow with the square of the radius, and a Gaussian, of which Luo et al. speak."""
     rows, columns = np.indices((301, 301)) - 150
     disc = (np.hypot(rows, columns) <= 100).astype(float)
-    size = receptive_field.measure(disc, 150, 150)
+    size = fields.measure(disc, 150, 150)
     assert size["radius_50"] == pytest.approx(100 * math.sqrt(0.5), abs=0.5)
     assert size["radius_90"] == pytest.approx(100 * math.sqrt(0.9), abs=0.5)
     assert size["effective_area"] == disc.sum()
     assert size["effective_side"] == pytest.approx(math.sqrt(math.pi) * 100, rel=1e-3)
     sigma = 20
-    size = receptive_field.measure(np.exp(-(rows**2 + columns**2) / (2 * sigma**2)), 150, 150)
+    size = fields.measure(np.exp(-(rows**2 + columns**2) / (2 * sigma**2)), 150, 150)
     assert size["radius_50"] == pytest.approx(sigma * math.sqrt(2 * math.log(2)), abs=0.5)
     assert size["radius_90"] == pytest.approx(sigma * math.sqrt(2 * math.log(10)), abs=0.5)
     assert size["effective_area"] == pytest.approx(2 * math.pi * sigma**2 * math.log(1 / 0.0455), rel=0.01)
     point = np.zeros((9, 9))
     point[2, 7] = 3.0
-    size = receptive_field.measure(point, 5, 3)
+    size = fields.measure(point, 5, 3)
     assert size == {"radius_50": 5.0, "radius_90": 5.0, "effective_area": 1, "effective_side": 1.0}
 
 
@@ -230,7 +232,7 @@ def runs(tmp_path_factory):
     config.model.kernel_size = 1
     (folder / "untrained").mkdir()
     saved_config.save(config, folder / "untrained")
-    state = init_state(init_variables(config_lib.model_from(config), 0), optax.sgd(1.0), config)
+    state = init_state(init_variables(config_lib.model_from(config), 0), settings.recipe(config))
     with Checkpoints(folder / "untrained", 1) as checkpoints:
         checkpoints.save(state, {})
     return start, folder / "trained", folder / "untrained"
@@ -296,7 +298,7 @@ def test_a_model_that_ignores_its_input_is_told(config, tmp_path, monkeypatch):
     """All weights zero: no gradient, no picture."""
     saved_config.save(config, tmp_path)
     variables = jax.tree.map(np.zeros_like, init_variables(config_lib.model_from(config), 0))
-    monkeypatch.setattr(receptive_field.checkpoints, "load_variables", lambda *args, **kwargs: (5, variables))
+    monkeypatch.setattr(receptive_field, "load_trained", lambda *args: (5, variables))
     with pytest.raises(UserError, match=r"config.receptive_field.pixels=0.5,0.5 the gradient is zero or not finite"):
         receptive_field.run({tmp_path: config})
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -22,18 +22,16 @@ from PIL import Image
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.config import settings
 from gcn_jax.data.builders import coco
 from gcn_jax.data.builders.archives import Folder, open_archive
-from gcn_jax.data.folder import LabelledFolder
 from gcn_jax.data.images import MAX_PIXELS, decode_image, decode_label, decode_own_label
-from gcn_jax.data.sources import open_part
+from gcn_jax.data.sources import open_folder, open_part
 from gcn_jax.errors import UserError
-from gcn_jax.models import init_variables
 from gcn_jax.modes import predict
 from gcn_jax.runtime import mesh
 from gcn_jax.training import run_log as logs
-from gcn_jax.training.optimizer import make_optimizer
-from gcn_jax.training.step import init_state
+from tests.helpers import new_state
 from tests.test_builders import make_cityscapes, make_sbd, make_voc, pack
 
 SOURCES = pathlib.Path(__file__).parents[1]
@@ -120,7 +118,7 @@ def saved(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("saved") / "run"
     workdir.mkdir()
     saved_config.save(config, workdir)
-    state = init_state(init_variables(config_lib.model_from(config), 0), make_optimizer(config), config)
+    state = new_state(config, 0)
     with checkpoints.Checkpoints(workdir, 1) as saver:
         saver.save(state, {"batches": 0})
     return workdir
@@ -173,14 +171,14 @@ def test_a_pickle_in_place_of_any_file_of_data(trap, config, tmp_path):
     for mat in (tmp_path / "data").rglob("*.mat"):
         mat.write_bytes(trap)
     with pytest.raises(UserError, match=r"not a readable \.mat file"):
-        open_part("sbd", "train", config)
-    open_part("voc_segmentation", "train", config)
+        open_part("sbd", "train", settings.datasets(config))
+    open_part("voc_segmentation", "train", settings.datasets(config))
     for path in (tmp_path / "cache" / "datasets").rglob("*"):
         if path.is_file() and path.parent.parent.name == "voc_segmentation":
             before = path.read_bytes()
             path.write_bytes(trap)
             with contextlib.suppress(Exception):  # of many kinds: the cache is ours
-                source = open_part("voc_segmentation", "train", config)
+                source = open_part("voc_segmentation", "train", settings.datasets(config))
                 list(map(source.__getitem__, range(len(source))))
             path.write_bytes(before)
 
@@ -189,10 +187,10 @@ def test_records_name_no_code(config, tmp_path):
     """tfds imports the module that a features.json names, where it opens records by their folder alone."""
     make_cityscapes(tmp_path)
     config.data_dir = str(tmp_path)
-    expected = open_part("cityscapes", "val", config)[0]["image_id"]
+    expected = open_part("cityscapes", "val", settings.datasets(config))[0]["image_id"]
     (path,) = (tmp_path / "cache").rglob("features.json")
     path.write_text(json.dumps({"pythonClassName": "antigravity_of_ours.Feature"}))
-    assert open_part("cityscapes", "val", config)[0]["image_id"] == expected
+    assert open_part("cityscapes", "val", settings.datasets(config))[0]["image_id"] == expected
 
 
 def test_images_are_decoded_by_no_other_program(monkeypatch, tmp_path):
@@ -282,7 +280,7 @@ def test_names_are_data_in_a_folders_classes_and_lists(config, tmp_path):
         Image.new("L", (8, 8)).save(tmp_path / f"masks/{name}{i}.png")
     (tmp_path / "classes.txt").write_text(f"ground\n{MARKUP}\n")
     config.data_dir = str(tmp_path)
-    labelled = LabelledFolder(config)
+    labelled = open_folder(settings.datasets(config))
     assert list(labelled.pairs) == [f"{name}0", f"{name}1"]
     assert labelled.class_lines() == ("ground", MARKUP)
 
@@ -296,6 +294,6 @@ def test_archives_are_read_and_never_unpacked(config, tmp_path):
     pack(tmp_path / "data", tmp_path / "archives")
     before = set((tmp_path / "archives").rglob("*"))
     config.data_dir = str(tmp_path / "archives")
-    open_part("sbd", "train", config)
+    open_part("sbd", "train", settings.datasets(config))
     assert set((tmp_path / "archives").rglob("*")) == before
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".jpg", ".mat")]

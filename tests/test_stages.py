@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from gcn_jax import config as config_lib
+from gcn_jax.config import settings
 from gcn_jax.data.sources import parse
 from tests import command_line
 
@@ -161,7 +162,9 @@ def test_the_stages_are_the_papers():
         file, _, stage = name.partition(":")
         config = importlib.import_module(f"configs.{file.removesuffix('.py')}").get_config(stage)
         config_lib.validate(config)
-        parts = {f"{part.name}/{part.split}" for part in parse("train", config) if not part.is_removed}
+        parts = {
+            f"{part.name}/{part.split}" for part in parse("train", settings.datasets(config)) if not part.is_removed
+        }
         found = (config.data.size, config.model.kernel_size, parts, config.init_from)
         assert found == (size, kernel_size, data, init_from)
         assert (config.batch_size, config.optimizer.momentum, config.optimizer.weight_decay) == (1, 0.99, 5e-4)

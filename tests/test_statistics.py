@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gcn_jax.checkpoints.manager import load_variables
-from gcn_jax.data.batches import TrainBatches
+from gcn_jax.config import settings
 from gcn_jax.data.sources import open_source
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
@@ -13,6 +13,7 @@ from gcn_jax.models.layers import Conv
 from gcn_jax.models.preprocessing import normalize
 from gcn_jax.modes import train
 from gcn_jax.training.batch_norm import reestimate_statistics
+from tests.helpers import train_batches
 from tests.test_models import randomize
 
 
@@ -55,7 +56,10 @@ def test_training_starts_from_them(config, tmp_path):
     _, variables = load_variables(tmp_path / "run", "latest", averaged=False)
     model = build_model(6, **config.model)
     config.update(num_steps=3, batch_size=4)
-    images = [normalize(batch["image"], config) for batch in TrainBatches(open_source("train", config), config)]
+    images = [
+        normalize(batch["image"], settings.preprocessing(config))
+        for batch in train_batches(open_source("train", settings.datasets(config)), config)
+    ]
     expected = reestimate_statistics(model, init_variables(model, config.seed), images)
     for a, b in zip(*(jax.tree.leaves(v["batch_stats"]) for v in (variables, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcn_jax import config as config_lib
 from gcn_jax.checkpoints.manager import Checkpoints, load_variables
+from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
 from gcn_jax.models.ops import xla
 from gcn_jax.runtime import compilation
 from gcn_jax.runtime.compilation import options
-from gcn_jax.runtime.mesh import check_divides, make_mesh, put_batch, replicated
-from gcn_jax.training.optimizer import make_optimizer
+from gcn_jax.runtime.mesh import put_batch, replicated
 from gcn_jax.training.step import global_norm, init_state, jit_train_step, make_train_step
+from tests.helpers import check_mesh, mesh_of
 from tests.test_models import randomize
 
 
@@ -32,14 +32,14 @@ def one_step(config, data, space):
     """Loss, gradient norm and the new state of a step on a mesh; with lr 1 and no decay the update is the gradient."""
     config.mesh.update(data=data, space=space)
     config.optimizer.update(learning_rate=1.0, momentum=0.0, weight_decay=0.0)
-    mesh, model, optimizer = make_mesh(config), config_lib.model_from(config), make_optimizer(config)
-    variables = randomize(init_variables(model, 0))
-    state = jax.device_put(init_state(variables, optimizer, config), replicated(mesh))
+    mesh, recipe = mesh_of(config), settings.recipe(config)
+    variables = randomize(init_variables(recipe.model, 0))
+    state = jax.device_put(init_state(variables, recipe), replicated(mesh))
     batch = put_batch(random_batch(config.batch_size, config.data.size), mesh)
     assert len(batch["image"].sharding.device_set) == data * space
     # Of several devices' programs the partition is tested; to optimise them within would take half of the time.
     options = {"xla_backend_optimization_level": 0} if mesh.size > 1 else {}
-    state, metrics = jax.jit(make_train_step(model, optimizer, config), compiler_options=options)(state, batch)
+    state, metrics = jax.jit(make_train_step(recipe), compiler_options=options)(state, batch)
     gradient = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, variables["params"])
     return metrics, gradient, jax.device_get(state.batch_stats)
 
@@ -53,9 +53,10 @@ def test_whose_matrix_products_a_cpu_takes(dtype, is_ynnpacks):
 
 @pytest.mark.parametrize(("platform", "lowered_for"), [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
 def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platform, lowered_for):
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    step = make_train_step(model, optimizer, config)
-    args = init_state(init_variables(model, 0), optimizer, config), random_batch(1)
+    recipe = settings.recipe(config)
+    model = recipe.model
+    step = make_train_step(recipe)
+    args = init_state(init_variables(model, 0), recipe), random_batch(1)
 
     def operations(jitted):
         text = jitted.trace(*args).lower(lowering_platforms=(lowered_for,)).as_text()
@@ -70,7 +71,7 @@ def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platfo
     with xla.platform(platform):
         assert operations(jax.jit(step)) == (expected, 0)
     if platform == jax.default_backend():
-        assert operations(jit_train_step(model, optimizer, config, make_mesh(config))) == (expected, 0)
+        assert operations(jit_train_step(recipe, mesh_of(config))) == (expected, 0)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +80,11 @@ def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platfo
 def test_a_gpu_can_repeat_a_step(config, changes):
     """XLA has no repeatable form of `select-and-scatter` on a GPU, and a slow one of scatters."""
     config.model.update(changes)
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    args = init_state(init_variables(model, 0), optimizer, config), random_batch(1)
+    recipe = settings.recipe(config)
+    model = recipe.model
+    args = init_state(init_variables(model, 0), recipe), random_batch(1)
     with xla.platform("gpu"):
-        step = jax.jit(make_train_step(model, optimizer, config)).trace(*args)
+        step = jax.jit(make_train_step(recipe)).trace(*args)
     text = step.lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.convolution" in text
     assert "scatter" not in text
@@ -92,7 +94,7 @@ def test_a_gpu_is_told_to_repeat_a_step(config, monkeypatch):
     monkeypatch.setattr(compilation, "platform_of", lambda mesh: "gpu")
     found = {}
     monkeypatch.setattr(jax, "jit", lambda function, **kwargs: found.update(kwargs))
-    jit_train_step(config_lib.model_from(config), make_optimizer(config), config)
+    jit_train_step(settings.recipe(config))
     monkeypatch.undo()
     assert found["compiler_options"] == {"xla_gpu_exclude_nondeterministic_ops": True}
     assert jax.jit(jnp.sum, compiler_options=found["compiler_options"])(jnp.ones(3)) == 3, "XLA knows the option"
@@ -150,24 +152,24 @@ def test_wrong_meshes_are_named(config):
     ):
         config.mesh.update(mesh)
         with pytest.raises(UserError, match=message):
-            check_divides(config, make_mesh(config))
+            check_mesh(config, mesh_of(config))
 
 
 def test_ema_follows_the_parameters(config):
     config.optimizer.ema_decay = 0.75
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
+    recipe = settings.recipe(config)
+    model = recipe.model
     variables = randomize(init_variables(model, 0))
-    state, _ = jax.jit(make_train_step(model, optimizer, config))(
-        init_state(variables, optimizer, config), random_batch(2)
-    )
+    state, _ = jax.jit(make_train_step(recipe))(init_state(variables, recipe), random_batch(2))
     kernel, old = state.params["backbone"]["conv1"]["kernel"], variables["params"]["backbone"]["conv1"]["kernel"]
     averaged = state.eval_variables()["params"]["backbone"]["conv1"]["kernel"]
     np.testing.assert_allclose(averaged, 0.75 * old + 0.25 * np.asarray(kernel), rtol=1e-5)
 
 
 def test_checkpoints_keep_the_newest_and_the_best(config, tmp_path):
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    state = init_state(init_variables(model, 0), optimizer, config)
+    recipe = settings.recipe(config)
+    model = recipe.model
+    state = init_state(init_variables(model, 0), recipe)
     step = jax.jit(
         lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda x: x + 1, s.params)), donate_argnums=0
     )

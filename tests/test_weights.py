@@ -21,6 +21,7 @@ from bench import twin as twin_lib
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints.pretrained import read_backbone
 from gcn_jax.checkpoints.tensor_files import MAX_HEADER
+from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.preprocessing import normalize
@@ -398,10 +399,12 @@ def test_channels_are_as_the_weights_want_them(config):
     """BGR, minus the mean alone, as Caffe's weights want it; both given in RGB order."""
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     mean, std = np.array(config.data.mean), np.array(config.data.std)
-    np.testing.assert_allclose(normalize(images, config), (images - mean) / std, atol=1e-6)
+    np.testing.assert_allclose(normalize(images, settings.preprocessing(config)), (images - mean) / std, atol=1e-6)
     config.data.channels, config.data.mean, config.data.std = "BGR", (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)
     blue, green, red = images[..., 2] - 104.0, images[..., 1] - 117.0, images[..., 0] - 123.0
-    np.testing.assert_array_equal(normalize(images, config), np.stack([blue, green, red], axis=-1))
+    np.testing.assert_array_equal(
+        normalize(images, settings.preprocessing(config)), np.stack([blue, green, red], axis=-1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image
 
 import gcn_jax
+from gcn_jax.checkpoints import saved_config
+from gcn_jax.config import settings
 from gcn_jax.data.pictures import stack
 from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOID
@@ -56,9 +58,9 @@ def trimaps(results: dict[str, dict[str, Any]]) -> None:
 def label_maps(workdirs: dict[str, pathlib.Path], results: dict[str, dict[str, Any]], data_dir: str) -> None:
     """Truth and each run's labels of some images, side by side; no photograph."""
     segmenters = [gcn_jax.load(workdir) for workdir in workdirs.values()]
-    config = segmenters[-1].config
+    config = saved_config.load(list(workdirs.values())[-1])
     config.data_dir = data_dir
-    source = open_source("eval", config)
+    source = open_source("eval", settings.datasets(config))
     scores = list(results.values())[-1]["miou_per_image"]
     ranked = sorted((name for name, score in scores.items() if score is not None), key=scores.__getitem__)
     palette = segmenters[-1].spec.palette()

@@ -22,25 +22,30 @@ from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, Preservat
 from gcn_jax.checkpoints import digests
 from gcn_jax.console import say
 from gcn_jax.errors import TrainingError, UserError
+from gcn_jax.files import RunFile, write_json
 from gcn_jax.models.preprocessing import PyTree
 from gcn_jax.training.step import TrainState
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
     """The steps of a workdir's checkpoints, ascending."""
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal())
+    return sorted(int(path.name) for path in (workdir / RunFile.CHECKPOINTS).glob("*") if path.name.isdecimal())
 
 
 def last_good(workdir: pathlib.Path) -> str:
     """Which checkpoint is left, in words for the message that ends a run."""
     *_, newest = [None, *saved_steps(workdir)]
-    return f"the last good checkpoint is {workdir}/checkpoints/{newest}" if newest else "there is no checkpoint yet"
+    return (
+        f"the last good checkpoint is {workdir / RunFile.CHECKPOINTS / str(newest)}"
+        if newest
+        else "there is no checkpoint yet"
+    )
 
 
 def set_damaged_aside(workdir: pathlib.Path) -> None:
     """Sets the newest checkpoints aside until one is whole; says so."""
     for step in reversed(saved_steps(workdir)):
-        folder = workdir / "checkpoints" / str(step)
+        folder = workdir / RunFile.CHECKPOINTS / str(step)
         damage = digests.damage(folder)
         if not damage:
             break
@@ -91,13 +96,13 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
-        self._best_path = workdir / "best.json"
+        self._best_path = workdir / RunFile.BEST
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_NewestAndBest(keep, self),
             cleanup_tmp_directories=True,
             temporary_path_class=_DigestedPath,
         )
-        self._manager = _Manager((workdir / "checkpoints").absolute(), options=options)
+        self._manager = _Manager((workdir / RunFile.CHECKPOINTS).absolute(), options=options)
 
     def save(self, state: TrainState, iterator_state: dict[str, Any]) -> None:
         """Starts to save; the state may be donated or changed as soon as this returns. No-op if the step is there.
@@ -151,9 +156,7 @@ class Checkpoints:
         """Notes the score of a saved step; the best step so far is kept. Only the first process writes."""
         best = self.best()
         if jax.process_index() == 0 and (best is None or miou > best[1]):
-            partial = self._best_path.with_suffix(".part")
-            partial.write_text(json.dumps({"step": step, "miou": miou}) + "\n")
-            partial.replace(self._best_path)
+            write_json(self._best_path, {"step": step, "miou": miou})
 
     def best(self) -> tuple[int, float] | None:
         """The best step and its mean IoU."""
@@ -203,7 +206,7 @@ def read_best(workdir: pathlib.Path) -> tuple[int, float] | None:
     Raises:
       UserError: if the file that says so is damaged.
     """
-    path = workdir / "best.json"
+    path = workdir / RunFile.BEST
     try:
         best = json.loads(path.read_text())
         return int(best["step"]), float(best["miou"])
@@ -234,7 +237,7 @@ def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tupl
             raise UserError(f"{workdir}: holds no checkpoint; train first: --mode=train")
         best = read_best(workdir)
         step = best[0] if which == "best" and best and best[0] in steps else steps[-1]
-        folder = (workdir / "checkpoints" / str(step)).absolute()
+        folder = (workdir / RunFile.CHECKPOINTS / str(step)).absolute()
         if damage := _lasting_damage(folder):
             try:
                 _set_aside(folder, damage)

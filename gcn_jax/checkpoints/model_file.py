@@ -1,4 +1,4 @@
-"""A trained model as one file, to be handed on: ``--mode=export``, and reading what came of it.
+"""A trained model as one file, to be handed on: writing it, and reading what somebody else wrote.
 
 The file is safetensors: the arrays of ``params`` and ``batch_stats`` by their paths, float32, and as metadata:
 
@@ -11,7 +11,6 @@ The file is safetensors: the arrays of ``params`` and ``batch_stats`` by their p
 Whoever made a file need not be trusted: it is checked against itself before anything is built or computed from it.
 """
 
-import contextlib
 import json
 import pathlib
 from typing import Any
@@ -23,18 +22,19 @@ import ml_collections
 import numpy as np
 import safetensors.numpy
 
-from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.model_metadata import FORMAT
 from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, read_float32
-from gcn_jax.data.sources import spec_from
+from gcn_jax.config.defaults import default
+from gcn_jax.config.settings import model_from, spec_from
 from gcn_jax.errors import UserError
+from gcn_jax.files import write_bytes
 from gcn_jax.models import GCN, variable_shapes
 from gcn_jax.models.preprocessing import PyTree
 
 # What says nothing of a model, but something of the machine it comes from.
-_NO_FOLDERS = {key: config_lib.default()[key] for key in ("data_dir", "init_from", "cache_dir")}
+_NO_FOLDERS = {key: default()[key] for key in ("data_dir", "init_from", "cache_dir")}
 
 
 def save(
@@ -65,16 +65,11 @@ def save(
         "step": str(step),
         **({} if miou is None else {"miou": str(miou)}),
     }
-    partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(safetensors.numpy.save(arrays, metadata))  # save_file's are for their owner's eyes alone
-        partial.replace(path)
+        write_bytes(path, safetensors.numpy.save(arrays, metadata))  # save_file writes with mode 0600
     except OSError as error:
         raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -106,7 +101,7 @@ def load_trained(source: pathlib.Path, which: str) -> tuple[int, dict[str, PyTre
     config = saved_config.load(source)
     if not source.is_file():
         return checkpoints.load_variables(source, which, averaged=config.optimizer.ema_decay > 0)
-    model = config_lib.model_from(config)
+    model = model_from(config)
     try:
         with open_tensors(source) as file:
             _check_metadata(source, file.metadata, config)

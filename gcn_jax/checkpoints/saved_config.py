@@ -8,10 +8,11 @@ from typing import Any
 import ml_collections
 
 from gcn_jax.checkpoints import model_metadata as model_file
-from gcn_jax.config.checks import check_values
-from gcn_jax.config.defaults import ARCHITECTURE, PREPROCESSING, default, model_from, validate
-from gcn_jax.data.sources import spec_from
+from gcn_jax.config.checks import check_values, validate
+from gcn_jax.config.defaults import ARCHITECTURE, PREPROCESSING, RETIRED, default
+from gcn_jax.config.settings import model_from, spec_from
 from gcn_jax.errors import UserError
+from gcn_jax.files import RunFile, write_json
 
 
 def of_trained(
@@ -44,10 +45,7 @@ def of_trained(
 
 def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes ``config.json``, by which a workdir's checkpoints are understood later."""
-    text = json.dumps(config.to_dict(), indent=2)
-    partial = workdir / "config.json.part"
-    partial.write_text(text + "\n")
-    partial.replace(workdir / "config.json")
+    write_json(workdir / RunFile.CONFIG, config.to_dict())
 
 
 def load(source: pathlib.Path) -> ml_collections.ConfigDict:
@@ -56,11 +54,11 @@ def load(source: pathlib.Path) -> ml_collections.ConfigDict:
     Raises:
       UserError: if there is none, or it is damaged.
     """
-    path = source if source.is_file() else source / "config.json"
+    path = source if source.is_file() else source / RunFile.CONFIG
     try:
         text = model_file.config_text(path) if source.is_file() else path.read_text()
         config = default()
-        config.update(_known_values(json.loads(text, parse_constant=_refuse), config))
+        config.update(_known_values(_without_retired(json.loads(text, parse_constant=_refuse)), config))
         check_values(config)
         model_from(config)
     except FileNotFoundError as error:
@@ -74,6 +72,15 @@ def load(source: pathlib.Path) -> ml_collections.ConfigDict:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
+
+
+def _without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a saved config but for keys that were dropped since, none of which says what a model is."""
+    for key in RETIRED:
+        group, _, name = key.partition(".")
+        if isinstance(values.get(group), dict):
+            values[group].pop(name, None)
+    return values
 
 
 def _known_values(given: dict[str, Any], known: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -4,6 +4,8 @@ A recipe in ``configs/`` starts from `default` and changes what differs; any val
 line: ``--config.batch_size=8``. `validate` runs before anything else does.
 """
 
-from gcn_jax.config.defaults import default, model_from, validate
+from gcn_jax.config.checks import validate
+from gcn_jax.config.defaults import default
+from gcn_jax.config.settings import model_from
 
 __all__ = ["default", "model_from", "validate"]

@@ -1,4 +1,4 @@
-"""What each config value may be: the checks that need nothing but the value itself."""
+"""What a config may be, checked before anything else is done."""
 
 import math
 import re
@@ -8,6 +8,10 @@ from typing import Any
 import ml_collections
 
 from gcn_jax import crf
+from gcn_jax.config import settings
+from gcn_jax.config.defaults import RETIRED, default
+from gcn_jax.console import say
+from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.training.loss import REDUCTIONS
@@ -79,7 +83,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.scales": (lambda value: len(value) > 0 and min(value) > 0, "one or more positive numbers, such as 0.75,1.0"),
     "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
     "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
-    **dict.fromkeys(("eval.crf", "predict.crf"), (_is_crf, crf.FORMAT)),
+    "eval.crf": (_is_crf, crf.FORMAT),
     "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
     **{f"crf_search.{name}": _all_at_least(0) for name in ("iterations", "position_weight", "bilateral_weight")},
     **{f"crf_search.{name}": _all_at_least(0, above=True) for name in ("position_sigma", "sigma_xy", "sigma_rgb")},
@@ -87,6 +91,54 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "receptive_field.pixels": (_pairs_of_fractions, "pairs of row and column, each from 0 to 1, such as 0.5,0.5"),
     "receptive_field.images": (_positive, "positive"),
 }
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks all values, and sets ``data.classes`` to what a `folder` says, unless the user did.
+
+    Raises:
+      UserError: naming the key or file that is wrong.
+    """
+    check_keys(config)
+    check_values(config)
+    if config.optimizer.accumulate > config.num_steps:
+        raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
+    group = config.distributed
+    if group.process_id >= group.num_processes:
+        raise UserError(
+            f"config.distributed.process_id={group.process_id}: must be below config.distributed.num_processes="
+            f"{group.num_processes}"
+        )
+    if group.num_processes > 1 and not group.coordinator:
+        raise UserError("config.distributed.coordinator is empty: set it to HOST:PORT, a free port of process 0's host")
+    data = settings.datasets(config)
+    if uses_folder(data) and not data.classes:
+        labelled = open_folder(data)
+        config.data.classes = labelled.class_lines()
+        if not labelled.has_classes_file:
+            count = len(config.data.classes)
+            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids 0-{count - 1} of its masks")
+    settings.model_from(config)
+
+
+def check_keys(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` naming a key that no part of this version reads, such as a misspelt one."""
+
+    def check(group: ml_collections.ConfigDict, known: ml_collections.ConfigDict, prefix: str) -> None:
+        for key in group:
+            if key not in known:
+                raise UserError(unknown_key(f"{prefix}{key}"))
+            if isinstance(known[key], ml_collections.ConfigDict):
+                check(group[key], known[key], f"{prefix}{key}.")
+
+    check(config, default(), "")
+
+
+def unknown_key(key: str) -> str:
+    """What to tell of a key that is not known, such as "predict.crf"."""
+    if key in RETIRED:
+        return f"config.{key} was dropped; set config.{RETIRED[key]}, which predict takes, too"
+    return f"config.{key}: unknown key; gcn_jax/config/defaults.py lists all keys"
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:

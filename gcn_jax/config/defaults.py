@@ -1,17 +1,6 @@
-"""Every config value with its default; what the user wrote is checked here and in `checks`.
-
-A recipe in ``configs/`` starts from `default` and changes what differs; any value can then be set on the command
-line: ``--config.batch_size=8``. `validate` runs before anything else does.
-"""
+"""Every config value with its default."""
 
 import ml_collections
-
-from gcn_jax.config.checks import check_values
-from gcn_jax.console import say
-from gcn_jax.data.folder import LabelledFolder
-from gcn_jax.data.sources import spec_from, uses_folder
-from gcn_jax.errors import UserError
-from gcn_jax.models import GCN, build_model
 
 # Means and standard deviations of ImageNet's RGB channels, 0-255, as torchvision states them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -24,6 +13,9 @@ ARCHITECTURE = (
 )
 
 PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
+
+# Keys of earlier versions -> what to set instead. A config that was kept with a run may still have them.
+RETIRED = {"predict.crf": "eval.crf"}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -88,13 +80,12 @@ def default() -> ml_collections.ConfigDict:
                 "flip": False,  # also average over the mirrored image
                 "window": 0,  # side of the overlapping windows in which images are taken, pixels; 0: whole, if possible
                 "stride": 0,  # of the windows, at most; 0: two thirds of their side
-                "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `parse` in gcn_jax/crf.py
+                "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `gcn_jax.crf.parse`
                 "checkpoint": "best",  # or "latest": what --mode=eval and predict use
                 "num_pictures": 4,  # of the evaluations in training
             },
             "predict": {
                 "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
-                "crf": "",  # as eval.crf; empty: what eval.crf says
             },
             "crf_search": {  # --mode=crf_search tries all combinations of these values
                 "num_images": 20,  # of data.eval, evenly spaced; 0: all
@@ -105,7 +96,7 @@ def default() -> ml_collections.ConfigDict:
                 "sigma_xy": (40.0, 67.0, 100.0),
                 "sigma_rgb": (3.0, 6.0, 12.0),
             },
-            "reestimate": {  # the backbone's batch norm statistics, before the first step: see statistics.py
+            "reestimate": {  # the backbone's batch norm statistics, before the first step
                 "batches": 0,  # of training data; 0: off
                 "batch_size": 16,
             },
@@ -123,38 +114,3 @@ def default() -> ml_collections.ConfigDict:
             },
         }
     )
-
-
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks all values, and sets ``data.classes`` to what a `folder` says, unless the user did.
-
-    Raises:
-      UserError: naming the key or file that is wrong.
-    """
-    check_values(config)
-    if config.optimizer.accumulate > config.num_steps:
-        raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
-    group = config.distributed
-    if group.process_id >= group.num_processes:
-        raise UserError(
-            f"config.distributed.process_id={group.process_id}: must be below config.distributed.num_processes="
-            f"{group.num_processes}"
-        )
-    if group.num_processes > 1 and not group.coordinator:
-        raise UserError("config.distributed.coordinator is empty: set it to HOST:PORT, a free port of process 0's host")
-    if uses_folder(config) and not config.data.classes:
-        labelled = LabelledFolder(config)
-        config.data.classes = labelled.class_lines()
-        if not labelled.has_classes_file:
-            count = len(config.data.classes)
-            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids 0-{count - 1} of its masks")
-    model_from(config)
-
-
-def model_from(config: ml_collections.ConfigDict) -> GCN:
-    """The model of a config; raises `UserError` naming the key of a wrong value."""
-    num_classes = spec_from(config).num_classes
-    try:
-        return build_model(num_classes, **config.model)
-    except ValueError as error:
-        raise UserError(f"config.model.{error}") from error

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcn_jax.crf import lattice
-from gcn_jax.runtime.compilation import jit
+from gcn_jax.runtime.compilation import platform_jit
 
 FILTERS = ("lattice", "exact")
 LARGEST_EXACT = 1 << 14  # pixels, whose two matrices take 2 GiB
@@ -219,7 +219,7 @@ def _lattice(features: jax.Array, is_valid: np.ndarray, params: Params) -> latti
 @functools.cache
 def _jitted(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
     """Not before the first use, since somebody may yet choose a platform."""
-    return jit(function, jnp.float32, static_argnames=static)
+    return platform_jit(function, jnp.float32, static_argnames=static)
 
 
 def _check(image: np.ndarray, logits: np.ndarray, params: Params, filter: str) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
-import ml_collections
 import numpy as np
 
 from gcn_jax.console import bar
@@ -26,6 +25,7 @@ from gcn_jax.data.builders.archives import Folder
 from gcn_jax.data.images import IMAGE_SUFFIXES, MAX_CLASSES, NO_CLASS, check_same_size, decode_image, decode_label
 from gcn_jax.data.specs import VOID, ClassSpec, DatasetSpec, voc_colors
 from gcn_jax.errors import UserError
+from gcn_jax.files import write_json
 
 NAME = "folder"
 SPLITS = ("train", "val")
@@ -84,21 +84,23 @@ class LabelledFolder:
     """The files of a folder of images and masks.
 
     Args:
-      config: for ``data_dir``, ``seed`` and ``cache_dir``.
+      data_dir: the folder.
+      cache_dir: where what was found in it is kept.
+      seed: by which it is split if it holds no lists.
 
     Raises:
       UserError: naming the folder, the file or the line that is wrong.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict):
-        if not config.data_dir:
+    def __init__(self, data_dir: str, cache_dir: pathlib.Path, seed: int):
+        if not data_dir:
             raise UserError("config.data_dir is empty: set it to the folder that holds images/ and masks/")
-        self.root = pathlib.Path(config.data_dir).expanduser()
+        self.root = pathlib.Path(data_dir).expanduser()
         self.files = Folder(self.root)
-        self._seed, self._cache = config.seed, pathlib.Path(config.cache_dir).expanduser() / "folders"
+        self._seed, self._cache = seed, cache_dir / "folders"
         for part in ("images", "masks"):
             if not (self.root / part).is_dir():
-                raise UserError(f"config.data_dir={config.data_dir}: holds no folder {part}/")
+                raise UserError(f"config.data_dir={data_dir}: holds no folder {part}/")
 
     @cached_property
     def pairs(self) -> dict[str, tuple[str, str]]:
@@ -192,9 +194,7 @@ class LabelledFolder:
             found = self._survey(colors)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(f".{os.getpid()}")
-                part.write_text(json.dumps(found))
-                part.replace(path)
+                write_json(path, found)
             except OSError as error:
                 raise UserError(f"config.cache_dir: {path} cannot be written ({error.strerror})") from error
         largest, name = found["largest"]

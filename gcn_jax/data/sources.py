@@ -1,7 +1,5 @@
 """Sources: random access to the samples of a split, by name.
 
-A sample is ``{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "image_id": str}``.
-
 A config names data by an expression: "a/train+b/train-a/val" is the union of the first two less the images of the
 third. Images are told by their ids; one that several parts hold is taken from the first of them, mask and all.
 """
@@ -9,9 +7,9 @@ third. Images are told by their ids; one that several parts hold is taken from t
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -21,6 +19,7 @@ from gcn_jax.data.builders.cityscapes import Cityscapes
 from gcn_jax.data.builders.coco import CocoVoc
 from gcn_jax.data.builders.voc import Sbd, VocSegmentation
 from gcn_jax.data.images import decode_image, decode_own_label
+from gcn_jax.data.samples import Sample, Selection, Source, Split
 from gcn_jax.data.specs import SHAPES, DatasetSpec
 from gcn_jax.errors import UserError
 
@@ -33,33 +32,25 @@ KNOWN: dict[str, tuple[str, ...]] = {
 }
 
 
-class Sample(TypedDict):
-    """One image and its truth."""
+@dataclass(frozen=True)
+class Datasets:
+    """Which data a run takes, and from where.
 
-    image: np.ndarray
-    label: np.ndarray
-    image_id: str
+    Attributes:
+      train: an expression, see above; ``config.data.train``.
+      eval: the same of the data to evaluate on.
+      classes: of a `folder`, as the lines of its classes.txt.
+      data_dir: where the official files are; empty: they are downloaded.
+      cache_dir: for downloads and prepared records.
+      seed: by which a `folder` without lists is split.
+    """
 
-
-class Source(Protocol):
-    """A finite random-access collection of samples; what grain reads from."""
-
-    @property
-    def image_ids(self) -> Sequence[str]:
-        """Of all samples, in order; reads no image."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
-
-
-class Split(Source, Protocol):
-    """A whole split of a data set."""
-
-    def pixels(self) -> np.ndarray:
-        """How many pixels there are of each label value: int64 [256]."""
-        ...
+    train: str
+    eval: str
+    classes: tuple[str, ...]
+    data_dir: str
+    cache_dir: pathlib.Path
+    seed: int
 
 
 class ShapesSource:
@@ -143,25 +134,6 @@ class FolderSource:
         return {"image": self._folder.image(name), "label": label, "image_id": name}
 
 
-class Selection:
-    """Some samples of several sources, as one source."""
-
-    def __init__(self, sources: Sequence[Source], chosen: Sequence[tuple[int, int]]):
-        """Takes sample j of source i for each (i, j) in chosen."""
-        self._sources, self._chosen = sources, np.array(chosen, np.int32).reshape(-1, 2)
-
-    @property
-    def image_ids(self) -> Sequence[str]:
-        return [self._sources[i].image_ids[j] for i, j in self._chosen]
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        i, j = self._chosen[int(index)]
-        return self._sources[i][j]
-
-
 class Part(NamedTuple):
     """A term of an expression."""
 
@@ -170,9 +142,9 @@ class Part(NamedTuple):
     split: str
 
 
-def parse(key: str, config: ml_collections.ConfigDict) -> list[Part]:
-    """Parses ``config.data[key]``; raises `UserError` naming the key and what is wrong."""
-    text = config.data[key]
+def parse(key: str, data: Datasets) -> list[Part]:
+    """Parses the expression of a key, "train" or "eval"; raises `UserError` naming the key and what is wrong."""
+    text = getattr(data, key)
     parts = []
     for sign, term in re.findall(r"(^|[+-])([^+-]*)", text.replace(" ", "")):
         name, _, split = term.partition("/")
@@ -185,57 +157,58 @@ def parse(key: str, config: ml_collections.ConfigDict) -> list[Part]:
                 f"--mode=predict --input={term} --output=FOLDER"
             )
         parts.append(Part(sign == "-", name, split))
-    if len({spec_of(part.name, config).name for part in parts}) > 1:
+    if len({spec_of(part.name, data).name for part in parts}) > 1:
         raise UserError(f"config.data.{key}={text!r}: its parts have different classes")
     return parts
 
 
-def spec_of(name: str, config: ml_collections.ConfigDict) -> DatasetSpec:
-    """The label space of a data set; a folder's is in ``config.data.classes``."""
+def spec_of(name: str, data: Datasets) -> DatasetSpec:
+    """The label space of a data set; a folder's is in ``data.classes``."""
     if name in BUILDERS:
         return BUILDERS[name].SPEC
-    return SHAPES if name == "shapes" else folder.parse_classes(config.data.classes, "config.data.classes")[0]
+    return SHAPES if name == "shapes" else folder.parse_classes(data.classes, "config.data.classes")[0]
 
 
-def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
-    """The label space of a config's data; raises `UserError` if training and evaluation data have different ones."""
-    train, evaluation = (spec_of(parse(key, config)[0].name, config) for key in ("train", "eval"))
+def spec_from(data: Datasets) -> DatasetSpec:
+    """The label space of the data; raises `UserError` if training and evaluation data have different ones."""
+    train, evaluation = (spec_of(parse(key, data)[0].name, data) for key in ("train", "eval"))
     if train != evaluation:
         raise UserError(
-            f"config.data.eval={config.data.eval!r} has the classes of {evaluation.name}, but "
-            f"config.data.train={config.data.train!r} those of {train.name}"
+            f"config.data.eval={data.eval!r} has the classes of {evaluation.name}, but "
+            f"config.data.train={data.train!r} those of {train.name}"
         )
     return train
 
 
-def uses_folder(config: ml_collections.ConfigDict) -> bool:
-    """Whether a config's data are the user's own folder, whose classes are not known beforehand."""
-    return any(config.data[key].startswith(f"{folder.NAME}/") for key in ("train", "eval"))
+def uses_folder(data: Datasets) -> bool:
+    """Whether the data are the user's own folder, whose classes are not known beforehand."""
+    return any(text.startswith(f"{folder.NAME}/") for text in (data.train, data.eval))
 
 
-def open_part(name: str, split: str, config: ml_collections.ConfigDict) -> Split:
+def open_folder(data: Datasets) -> folder.LabelledFolder:
+    """The user's own folder."""
+    return folder.LabelledFolder(data.data_dir, data.cache_dir, data.seed)
+
+
+def open_part(name: str, split: str, data: Datasets) -> Split:
     """Opens one split of a data set, preparing its records first where needed."""
     if name == "shapes":
         return ShapesSource(split)
     if name == folder.NAME:
-        return FolderSource(folder.LabelledFolder(config), split, config.data.classes)
-    builder = BUILDERS[name](split, config.data_dir, pathlib.Path(config.cache_dir).expanduser())
+        return FolderSource(open_folder(data), split, data.classes)
+    builder = BUILDERS[name](split, data.data_dir, data.cache_dir)
     builder.prepare()
     return RecordSource(builder)
 
 
-def open_source(key: str, config: ml_collections.ConfigDict) -> Source:
-    """Opens the data that a config key names, preparing it first where needed.
-
-    Args:
-      key: "train" or "eval", of ``config.data``.
-      config: for ``data_dir``, where the official files are, and ``cache_dir``, where prepared records are kept.
+def open_source(key: str, data: Datasets) -> Source:
+    """Opens the data of a key, "train" or "eval"; prepares it first where needed.
 
     Raises:
       UserError: naming the key or file, if the data are missing or damaged.
     """
-    parts = parse(key, config)
-    sources = [open_part(part.name, part.split, config) for part in parts]
+    parts = parse(key, data)
+    sources = [open_part(part.name, part.split, data) for part in parts]
     if len(parts) == 1 and not parts[0].is_removed:
         return sources[0]
     removed = {i for part, source in zip(parts, sources, strict=True) if part.is_removed for i in source.image_ids}
@@ -246,22 +219,22 @@ def open_source(key: str, config: ml_collections.ConfigDict) -> Source:
                 if image_id not in removed:
                     chosen.setdefault(image_id, (i, j))
     if not chosen:
-        raise UserError(f"config.data.{key}={config.data[key]!r}: no image is left")
+        raise UserError(f"config.data.{key}={getattr(data, key)!r}: no image is left")
     return Selection(sources, list(chosen.values()))
 
 
-def open_sources(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
+def open_sources(data: Datasets) -> tuple[Source, Source]:
     """Opens the data of training and of evaluation.
 
     Raises:
       UserError: as `open_source` does, and if an image of the evaluation data is among those of training.
     """
-    train, evaluation = open_source("train", config), open_source("eval", config)
+    train, evaluation = open_source("train", data), open_source("eval", data)
     shared = sorted(set(train.image_ids) & set(evaluation.image_ids))
     if shared:
-        removed = config.data.eval.replace("+", "-")
+        removed = data.eval.replace("+", "-")
         raise UserError(
-            f"config.data.train={config.data.train!r} holds {len(shared)} image(s) of config.data.eval, such as "
-            f"{shared[0]}; take them out: --config.data.train={config.data.train}-{removed}"
+            f"config.data.train={data.train!r} holds {len(shared)} image(s) of config.data.eval, such as "
+            f"{shared[0]}; take them out: --config.data.train={data.train}-{removed}"
         )
     return train, evaluation

@@ -12,6 +12,7 @@ from PIL import Image
 from gcn_jax.data.images import encode_label
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_RAW_IDS, VOC, DatasetSpec
 from gcn_jax.errors import UserError
+from gcn_jax.files import written_whole
 
 # Format -> where in the output folder the masks go, and what the archive of that folder's contents is called.
 _FOLDERS = {"masks": ".", "voc": "results/VOC2012/Segmentation/comp6_test_cls", "cityscapes": "results"}
@@ -52,14 +53,14 @@ def pack(form: str, output: pathlib.Path, stems: list[str]) -> pathlib.Path | No
     if form not in _ARCHIVES:
         return None
     path, folder = output / _ARCHIVES[form], mask_folder(form, output)
-    partial = path.with_name(f"{path.name}.part")
     masks = [folder / f"{stem}.png" for stem in sorted(stems)]
-    if form == "voc":
-        with tarfile.open(partial, "w") as tar:
-            for mask in masks:
-                tar.add(mask, mask.relative_to(output))
-    else:
-        with zipfile.ZipFile(partial, "w") as archive:  # PNGs are compressed already
-            for mask in masks:
-                archive.write(mask, mask.name)
-    return partial.replace(path)
+    with written_whole(path) as partial:
+        if form == "voc":
+            with tarfile.open(partial, "w") as tar:
+                for mask in masks:
+                    tar.add(mask, mask.relative_to(output))
+        else:
+            with zipfile.ZipFile(partial, "w") as archive:  # PNGs are compressed already
+                for mask in masks:
+                    archive.write(mask, mask.name)
+    return path

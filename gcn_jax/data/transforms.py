@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from gcn_jax.data.sources import Sample
+from gcn_jax.data.samples import Sample
 
 
 def flip(sample: Sample, rng: np.random.Generator) -> Sample:

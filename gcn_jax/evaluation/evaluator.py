@@ -7,19 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
-from gcn_jax import config as config_lib
 from gcn_jax.console import bar
-from gcn_jax.data.batches import grouped
+from gcn_jax.data.batches import Reading, group_by_shape
 from gcn_jax.data.pictures import triptych
-from gcn_jax.data.sources import Sample, Selection, Source, spec_from
+from gcn_jax.data.samples import Sample, Selection, Source
+from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.evaluation.counts import Counts
-from gcn_jax.inference.labeller import Inference
+from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models.preprocessing import PyTree
-from gcn_jax.runtime.mesh import gather, local_copy, local_mesh
+from gcn_jax.runtime.mesh import gather, local_copy
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,25 @@ class Evaluator:
     """Evaluates variables on a source; its compiled programs serve all evaluations of a run.
 
     Each host evaluates every n-th image on its own devices of the mesh; then all hosts know all counts.
+
+    Args:
+      source: of images with labels.
+      labeller: on this host's devices.
+      spec: of the classes.
+      reading: how far ahead.
+      num_pictures: of image, truth and prediction, that an evaluation holds.
     """
 
-    def __init__(self, source: Source, mesh: Mesh, config: ml_collections.ConfigDict):
-        self._source, self._config, self._mesh = source, config, local_mesh(mesh)
-        self._spec = spec_from(config)
-        self._inference = Inference(config_lib.model_from(config), config, self._mesh)
+    def __init__(self, source: Source, labeller: Labeller, spec: DatasetSpec, reading: Reading, num_pictures: int = 0):
+        self._source, self._labeller, self._spec, self._reading = source, labeller, spec, reading
+        self._num_pictures = num_pictures if jax.process_index() == 0 else 0
         self._places = range(jax.process_index(), len(source), jax.process_count())
 
     def __call__(
         self, variables: dict[str, PyTree], should_stop: Callable[[], bool] = lambda: False
     ) -> Evaluation | None:
         """Counts every image of the source once, at its own size; None if a host was told to stop on the way."""
-        own = self._share(local_copy(variables, self._mesh), should_stop)
+        own = self._share(local_copy(variables, self._labeller.mesh), should_stop)
         whole = Evaluation(Counts.empty(self._spec.num_classes))
         for packed in gather(own and own.pack()):
             if packed is None:
@@ -89,7 +93,6 @@ class Evaluator:
     def _share(self, variables: dict[str, PyTree], should_stop: Callable[[], bool]) -> Evaluation | None:
         """Evaluates this host's images."""
         share, num_classes = Evaluation(Counts.empty(self._spec.num_classes)), self._spec.num_classes
-        num_pictures = self._config.eval.num_pictures if jax.process_index() == 0 else 0
         with bar("evaluating", len(self._places), "image", leave=False) as progress:
             for place, sample, prediction in self._predictions(variables):
                 if should_stop():
@@ -99,19 +102,20 @@ class Evaluator:
                 share.counts = share.counts.merge(counts)
                 packed = zlib.compress(prediction.tobytes(), 1)
                 share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
-                if len(share.pictures) < num_pictures:
+                if len(share.pictures) < self._num_pictures:
                     share.pictures.append(triptych(sample["image"], label, prediction, self._spec.palette()))
                 progress.update()
         return share
 
     def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, np.ndarray]]:
         """Each image's place in the source, sample and labels; the device works on the next group meanwhile."""
+        labeller = self._labeller
         share = Selection([self._source], [(0, place) for place in self._places])
         waiting: list[tuple[int, Sample]] = []
         labels: Callable[[], list[np.ndarray]] = list
-        groups = grouped(share, self._config, self._inference.canvas, self._inference.batch_size)
+        groups = group_by_shape(share, labeller.canvas, labeller.batch_size, self._reading)
         for group in itertools.chain(groups, [[]]):
-            following = self._inference.start(variables, [sample["image"] for _, sample in group]) if group else list
+            following = labeller.start(variables, [sample["image"] for _, sample in group]) if group else list
             for (i, sample), prediction in zip(waiting, labels(), strict=True):
                 yield self._places[i], sample, prediction
             waiting, labels = group, following

@@ -1,6 +1,6 @@
 """Labels and class probabilities of images of any size: the one place where a trained model is applied.
 
-Nested from the outside in, as ``config.eval`` asks for it:
+Nested from the outside in, as a `Protocol` asks for it:
 
 * an image is one canvas, padded at the bottom and right to one of a few shapes; or, where ``window`` is set or its
   largest view would exceed `WHOLE` pixels, the windows of a grid, whose probabilities are averaged where they overlap;
@@ -8,7 +8,7 @@ Nested from the outside in, as ``config.eval`` asks for it:
   if ``flip`` is set;
 * a view is what the network sees.
 
-Where ``config.eval.crf`` is set, the probabilities of the whole image are then refined by the CRF of `gcn_jax.crf`.
+Where the protocol names a CRF, the probabilities of the whole image are then refined by it, see `gcn_jax.crf`.
 """
 
 import math
@@ -17,18 +17,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
 from gcn_jax import crf
+from gcn_jax.config.settings import Protocol
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
 from gcn_jax.models import GCN
 from gcn_jax.models.backbones.resnet import STRIDE
-from gcn_jax.models.preprocessing import PyTree, normalize
-from gcn_jax.runtime.compilation import jit
-from gcn_jax.runtime.mesh import put, replicated
+from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
+from gcn_jax.runtime.compilation import platform_jit
+from gcn_jax.runtime.mesh import put_share, replicated
 
 # Pixels, our choice: images are taken whole up to the one, in windows of the other beyond.
 WHOLE = 2048
@@ -37,38 +37,38 @@ WINDOW = 1024
 Shape = tuple[int, int]
 
 
-def window_stride(config: ml_collections.ConfigDict, side: int) -> int:
-    """How far apart windows of a side are, at most."""
-    return min(config.eval.stride or side * 2 // 3, side)
+class Labeller:
+    """Applies a model to images by a protocol; compiles once for each shape of canvas or window.
 
-
-class Inference:
-    """Applies a model to images by the protocol of ``config.eval``; compiles once for each shape of canvas or window.
+    Attributes:
+      mesh: of devices; None: the default device alone.
+      batch_size: images that are labelled at a time.
 
     Args:
       model: the network.
-      config: for the groups ``data`` (size, mean, std) and ``eval`` (batch_size, scales, flip, window, stride).
+      preprocessing: of its input.
+      protocol: how images are labelled.
       mesh: of devices; None: the default device alone.
 
     Raises:
       UserError: if the window does not divide over the mesh.
     """
 
-    def __init__(self, model: GCN, config: ml_collections.ConfigDict, mesh: Mesh | None = None):
-        self._model, self._config, self._mesh = model, config, mesh
+    def __init__(self, model: GCN, preprocessing: Preprocessing, protocol: Protocol, mesh: Mesh | None = None):
+        self._model, self._preprocessing, self._protocol, self.mesh = model, preprocessing, protocol, mesh
         data, space = (mesh.shape["data"], mesh.shape["space"]) if mesh else (1, 1)
-        self._crf = crf.parse(config.eval.crf)
-        self.batch_size = math.ceil(config.eval.batch_size / data) * data
+        self._crf = crf.parse(protocol.crf)
+        self.batch_size = math.ceil(protocol.batch_size / data) * data
         self._multiple = STRIDE * space
-        if space > 1 and config.eval.window % self._multiple:
+        if space > 1 and protocol.window % self._multiple:
             raise UserError(
-                f"config.eval.window={config.eval.window} must be a multiple of {self._multiple} on "
+                f"config.eval.window={protocol.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._labels = jit(self._label_views, model.dtype, mesh)
-        self._probabilities = jit(self._average_views, model.dtype, mesh)
-        self._add = jax.jit(self._add_windows, donate_argnums=1)
-        self._take = jax.jit(self._take_rows, static_argnums=2, donate_argnums=0)
+        self._labels = platform_jit(self._label_views, model.dtype, mesh)
+        self._probabilities = platform_jit(self._average_views, model.dtype, mesh)
+        self._add = platform_jit(self._add_windows, model.dtype, mesh, donate_argnums=1)
+        self._take = platform_jit(self._take_rows, model.dtype, mesh, static_argnums=2, donate_argnums=0)
 
     def canvas(self, height: int, width: int) -> Shape | None:
         """The shape to which an image is padded; None if it is taken in windows.
@@ -76,9 +76,9 @@ class Inference:
         The shapes are few, so that images of any sizes compile at most 8 programs: ``data.size`` squared, then each
         side 512 (if size is less), 1024 or 2048, the short side half of that if it fits (but from 512).
         """
-        size, longest = self._config.data.size, max(height, width)
-        most = max(WHOLE / max(1.0, *self._config.eval.scales), WINDOW, size)
-        if self._config.eval.window or longest > most:
+        size, longest = self._protocol.size, max(height, width)
+        most = max(WHOLE / max(1.0, *self._protocol.scales), WINDOW, size)
+        if self._protocol.window or longest > most:
             return None
         if longest <= size:
             return self._divisible(size), self._divisible(size)
@@ -107,7 +107,7 @@ class Inference:
                 return lambda: [_labels(self.probabilities(variables, images[0]))]
             parts = list(self._windows(variables, images[0], as_labels=True))
             return lambda: [_join(parts, images[0].shape)]
-        batch = [pad(image, *shape, self._config.data.mean) for image in images]
+        batch = [pad(image, *shape, self._preprocessing.mean) for image in images]
         batch += batch[:1] * (self.batch_size - len(batch))  # fills up a batch: compiled for one size, and not counted
         if self._crf:
             fused = self._probabilities(variables, self._put(np.stack(batch)))
@@ -120,7 +120,7 @@ class Inference:
         shape = self.canvas(*image.shape[:2])
         if shape is None:
             return self._refined(image, _join(list(self._windows(variables, image, as_labels=False)), image.shape))
-        canvas = pad(image, *shape, self._config.data.mean)
+        canvas = pad(image, *shape, self._preprocessing.mean)
         batch = np.repeat(canvas[None], self.batch_size, axis=0)
         return self._refined(image, np.asarray(self._probabilities(variables, self._put(batch)))[0])
 
@@ -132,10 +132,10 @@ class Inference:
         try:
             return crf.refine(image, crf.log_probabilities(probabilities), self._crf)
         except ValueError as error:
-            raise UserError(f"config.eval.crf={self._config.eval.crf}: {error}") from error
+            raise UserError(f"config.eval.crf={self._protocol.crf}: {error}") from error
 
     def _put(self, batch: np.ndarray) -> jax.Array:
-        return put(batch, self._mesh) if self._mesh else jnp.asarray(batch)
+        return put_share(batch, self.mesh) if self.mesh else jnp.asarray(batch)
 
     def _divisible(self, length: float) -> int:
         return math.ceil(length / self._multiple) * self._multiple
@@ -144,10 +144,10 @@ class Inference:
 
     def _average_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] -> float32 [B, H, W, C]: mean of all views' probabilities."""
-        scales, is_mirrored = self._config.eval.scales, self._config.eval.flip
-        images = normalize(images, self._config)
+        scales, is_mirrored = self._protocol.scales, self._protocol.flip
+        images = normalize(images, self._preprocessing)
         batch, height, width, _ = images.shape
-        total: jax.Array | float = 0.0
+        total: Any = 0.0
         for scale in scales:
             view = jnp.concatenate([images, images[:, :, ::-1]]) if is_mirrored else images
             shape = (height, width)
@@ -164,8 +164,8 @@ class Inference:
 
     def _label_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] -> uint8 [B, H, W]."""
-        if tuple(self._config.eval.scales) == (1.0,) and not self._config.eval.flip:  # no need for probabilities
-            scores: Any = self._model.apply(variables, normalize(images, self._config), train=False)
+        if tuple(self._protocol.scales) == (1.0,) and not self._protocol.flip:  # no need for probabilities
+            scores: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
         else:
             scores = self._average_views(variables, images)
         return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
@@ -181,10 +181,10 @@ class Inference:
         borders, where the network sees least of the surroundings; what the next row does not reach is final.
         """
         side, tops, lefts = self._grid(*image.shape[:2])
-        image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._config.data.mean)
+        image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._preprocessing.mean)
         columns = math.ceil(image.shape[1] / side) * side  # few widths, so that few programs are compiled
         zeros = np.zeros((side, columns, self._model.num_classes), np.float32)
-        total = jax.device_put(zeros, replicated(self._mesh) if self._mesh else None)
+        total = jax.device_put(zeros, replicated(self.mesh) if self.mesh else None)
         for top, following in zip(tops, [*tops[1:], image.shape[0]], strict=True):
             for first in range(0, len(lefts), self.batch_size):
                 some = lefts[first : first + self.batch_size]
@@ -197,13 +197,13 @@ class Inference:
 
     def _grid(self, height: int, width: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Side, tops and lefts of the windows of an image: evenly spaced, at most a stride apart, over all of it."""
-        side = self._config.eval.window or self._divisible(WINDOW)
+        side = self._protocol.window or self._divisible(WINDOW)
         if side > max(height, width):
             raise UserError(
                 f"config.eval.window={side}: larger than an image of {width}x{height} pixels; "
                 f"choose a smaller one, or 0 to take images whole"
             )
-        stride = window_stride(self._config, side)
+        stride = self._protocol.window_stride(side)
 
         def starts(length: int) -> np.ndarray:
             rest = max(length - side, 0)

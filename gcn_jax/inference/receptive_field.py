@@ -1,4 +1,14 @@
-"""How far a trained model really sees, the paper's figure 3: gradients of a class's score by the input."""
+"""How far a trained model really sees, the paper's figure 3.
+
+The valid (effective) receptive field of an output pixel is the gradient of its predicted class's logit with respect to
+the network's input: absolute values, summed over channels, averaged over images (Luo et al., "Understanding the
+Effective Receptive Field in Deep Convolutional Neural Networks", NIPS 2016).
+
+Our choices: images are taken at the one of the protocol's scales that is nearest to 1, in a canvas of the protocol's
+size squared, or of its window if images are evaluated in windows. So that the pixel lies within each image and at the
+same place of each canvas, an image is placed, or cut if it is larger, where its pixel at the chosen fractions of its
+height and width meets the canvas's. Lengths are pixels of the network's input.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,25 +16,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from PIL import Image
 
+from gcn_jax.config.settings import Protocol
 from gcn_jax.console import bar
-from gcn_jax.data.sources import Source
+from gcn_jax.data.samples import Source
 from gcn_jax.data.transforms import place
+from gcn_jax.inference.segmenter import Segmenter
 from gcn_jax.models import GCN
 from gcn_jax.models.backbones.resnet import STRIDE
-from gcn_jax.models.preprocessing import PyTree, normalize
-from gcn_jax.runtime.compilation import jit
+from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
+from gcn_jax.runtime.compilation import platform_jit
 
 _EFFECTIVE = 1 - 0.9545  # of the maximum: Luo et al.'s bound, two standard deviations of a Gaussian
 
 
+Fractions = tuple[float, float]  # of the height and the width
 Gradient = Callable[[dict[str, PyTree], np.ndarray, int, int], jax.Array]
 
 
-def make_gradient(model: GCN, config: ml_collections.ConfigDict) -> Gradient:
+def make_gradient(model: GCN, preprocessing: Preprocessing) -> Gradient:
     """Returns the jitted function ``(variables, image, row, column) -> field`` of one image and output pixel.
 
     The image is uint8 [H, W, 3]; the field float32 [H, W], with respect to the normalised image.
@@ -36,9 +48,9 @@ def make_gradient(model: GCN, config: ml_collections.ConfigDict) -> Gradient:
             scores = logits[0, row, column]
             return scores[jnp.argmax(scores)]
 
-        return jnp.abs(jax.grad(score)(normalize(image[None], config))[0]).sum(-1)
+        return jnp.abs(jax.grad(score)(normalize(image[None], preprocessing))[0]).sum(-1)
 
-    return jit(gradient, model.dtype)
+    return platform_jit(gradient, model.dtype)
 
 
 def pixel_at(fractions: Sequence[float], height: int, width: int) -> tuple[int, int]:
@@ -67,44 +79,35 @@ def canvas_of(image: np.ndarray, fractions: Sequence[float], side: int, mean: Se
     return canvas
 
 
-def view(config: ml_collections.ConfigDict) -> tuple[float, int]:
+def view(protocol: Protocol) -> tuple[float, int]:
     """The scale at which images are taken, and the side of the canvas."""
-    scale = min(config.eval.scales, key=lambda scale: abs(math.log(scale)))
-    if not config.eval.window:
-        return scale, config.data.size
-    return scale, math.ceil(config.eval.window * scale / STRIDE) * STRIDE
+    scale = min(protocol.scales, key=lambda scale: abs(math.log(scale)))
+    if not protocol.window:
+        return scale, protocol.size
+    return scale, math.ceil(protocol.window * scale / STRIDE) * STRIDE
 
 
-def mean_fields(
-    model: GCN, variables: dict[str, PyTree], source: Source, places: Sequence[int], config: ml_collections.ConfigDict
-) -> np.ndarray:
+def mean_fields(segmenter: Segmenter, source: Source, places: Sequence[int], pixels: Sequence[Fractions]) -> np.ndarray:
     """The fields of all chosen pixels, each averaged over images: float64 [pixels, side, side].
 
     Args:
-      model: the network.
-      variables: of it.
+      segmenter: the trained model.
       source: of the images.
       places: of the images in the source.
-      config: for ``receptive_field.pixels``, ``data`` and ``eval``.
+      pixels: as fractions of the height and the width.
     """
-    scale, side = view(config)
+    (scale, side), model = view(segmenter.protocol), segmenter.model
     model = model.clone(backbone=model.backbone.clone(freeze=""))  # no gradient comes through what is fixed
-    pixels, gradient = pairs(config), make_gradient(model, config)
+    gradient = make_gradient(model, segmenter.preprocessing)
     total = np.zeros((len(pixels), side, side))
     with bar("receptive field", len(places) * len(pixels), "gradient", leave=False) as progress:
         for index in places:
             image = _resized(source[index]["image"], scale)
             for i, fractions in enumerate(pixels):
-                canvas = canvas_of(image, fractions, side, config.data.mean)
-                total[i] += gradient(variables, canvas, *pixel_at(fractions, side, side))
+                canvas = canvas_of(image, fractions, side, segmenter.preprocessing.mean)
+                total[i] += gradient(segmenter.variables, canvas, *pixel_at(fractions, side, side))
                 progress.update()
     return total / len(places)
-
-
-def pairs(config: ml_collections.ConfigDict) -> list[tuple[float, float]]:
-    """The chosen pixels, as fractions of height and width."""
-    flat = config.receptive_field.pixels
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:

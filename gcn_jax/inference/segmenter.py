@@ -1,5 +1,6 @@
 """A trained model with all that it needs to label images: the public object."""
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,36 +8,40 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.config import settings
 from gcn_jax.config.checks import check_values
-from gcn_jax.data.sources import spec_from
+from gcn_jax.config.settings import Protocol
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
-from gcn_jax.inference.labeller import Inference
+from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import GCN
-from gcn_jax.models.preprocessing import PyTree
+from gcn_jax.models.preprocessing import Preprocessing, PyTree
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A model with its weights, preprocessing, protocol and classes; made by `load`."""
+    """A trained model with all that it needs to label images; made by `load`.
+
+    Attributes:
+      model: the network.
+      variables: its weights, ``{"params": ..., "batch_stats": ...}``.
+      spec: names and colours of the classes.
+      preprocessing: of the network's input.
+      protocol: how images are labelled.
+    """
 
     model: GCN
     variables: dict[str, PyTree]
-    config: ml_collections.ConfigDict
-    _inference: Inference = field(init=False, repr=False)
+    spec: DatasetSpec
+    preprocessing: Preprocessing
+    protocol: Protocol
+    _labeller: Labeller = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        config = self.config.copy_and_resolve_references()
-        config.eval.batch_size = 1
-        object.__setattr__(self, "_inference", Inference(self.model, config))
-
-    @property
-    def spec(self) -> DatasetSpec:
-        """Class names and colours."""
-        return spec_from(self.config)
+        protocol = dataclasses.replace(self.protocol, batch_size=1)
+        object.__setattr__(self, "_labeller", Labeller(self.model, self.preprocessing, protocol))
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """The class id of each pixel.
@@ -50,11 +55,11 @@ class Segmenter:
         Raises:
           ValueError: if the image has another type or shape, or is smaller than ``config.eval.window``.
         """
-        return self._inference.start(self.variables, [_checked(image)])()[0]
+        return self._labeller.start(self.variables, [_checked(image)])()[0]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """The probability of each class at each pixel: as `predict`, but float32 [H, W, num_classes]."""
-        return self._inference.probabilities(self.variables, _checked(image))
+        return self._labeller.probabilities(self.variables, _checked(image))
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -82,5 +87,15 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
             raise UserError(f"config.eval.{key}: unknown key; known: {', '.join(config.eval)}")
         config.eval[key] = value
     check_values(config)
-    _, variables = load_trained(source, checkpoint)
-    return Segmenter(config_lib.model_from(config), variables, config)
+    return make_segmenter(config, load_trained(source, checkpoint)[1])
+
+
+def make_segmenter(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> Segmenter:
+    """A trained model with the classes, the preprocessing and the protocol of a config."""
+    return Segmenter(
+        settings.model_from(config),
+        variables,
+        settings.spec_from(config),
+        settings.preprocessing(config),
+        settings.protocol(config),
+    )

@@ -4,32 +4,34 @@ Every paper tunes them. The network labels each image once; then all combination
 are tried on its probabilities.
 """
 
+import dataclasses
 import itertools
-import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from gcn_jax import config as config_lib
 from gcn_jax import crf
 from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.config import settings
 from gcn_jax.console import bar, say
-from gcn_jax.data.sources import Selection, Source, open_source
+from gcn_jax.data.samples import Selection, Source
+from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 from gcn_jax.evaluation.counts import class_iou, histogram
-from gcn_jax.files import output_path
-from gcn_jax.inference.segmenter import Segmenter
+from gcn_jax.files import RunFile, output_path, write_json
+from gcn_jax.inference.segmenter import Segmenter, make_segmenter
+from gcn_jax.tables import table
 
 NAMES = ("iterations", "position_weight", "position_sigma", "bilateral_weight", "sigma_xy", "sigma_rgb")
 
 
-def combinations(config: ml_collections.ConfigDict) -> list[str]:
-    """What ``config.eval.crf`` may be; "", no CRF, is the first."""
-    values = itertools.product(*(config.crf_search[name] for name in NAMES))
+def combinations(choices: Mapping[str, Sequence[float]]) -> list[str]:
+    """What ``config.eval.crf`` may be, of the values of each of `NAMES`; "", no CRF, is the first."""
+    values = itertools.product(*(choices[name] for name in NAMES))
     return ["", *(",".join(f"{value:g}" for value in combination) for combination in values)]
 
 
@@ -69,16 +71,15 @@ def _predictions(segmenter: Segmenter, image: np.ndarray, texts: list[str]) -> I
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Searches; prints a table, and writes ``crf_search.json`` to the workdir."""
-    texts = combinations(config)
+    texts = combinations(config.crf_search)
     step, variables = load_trained(workdir, config.eval.checkpoint)
-    source = open_source("eval", config)
+    source = open_source("eval", settings.datasets(config))
     num_images = min(config.crf_search.num_images or len(source), len(source))
     places = np.linspace(0, len(source) - 1, num_images).round().astype(int)
-    config = config.copy_and_resolve_references()
-    config.eval.crf = ""
-    segmenter = Segmenter(config_lib.model_from(config), variables, config)
+    trained = make_segmenter(config, variables)
+    trained = dataclasses.replace(trained, protocol=dataclasses.replace(trained.protocol, crf=""))
     say(f"trying {len(texts) - 1} CRFs with step {step} of {workdir} on {num_images} images of {config.data.eval}")
-    scores = search(segmenter, Selection([source], [(0, int(place)) for place in places]), texts)
+    scores = search(trained, Selection([source], [(0, int(place)) for place in places]), texts)
     result = {
         "step": step,
         "data": config.data.eval,
@@ -86,21 +87,17 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         "order": list(NAMES),
         "results": [{"crf": text, "miou": miou} for text, miou in scores.items()],
     }
-    path = output_path(workdir, "crf_search.json")
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.replace(path)
-    print(table(scores))
+    print(score_table(scores))
     best = next(iter(scores))
     print(f"\nbest: --config.eval.crf={best}" if best else "\nno CRF was better than none: --config.eval.crf=")
+    path = output_path(workdir, RunFile.CRF_SEARCH)
+    write_json(path, result)
     say(f"written: {path}")
     return result
 
 
-def table(scores: dict[str, float]) -> str:
-    """Lines of text: mean IoU in percent, the gain over no CRF, what to set."""
-    head = (
-        f"{'mean IoU (%)':>12}  {'gain':>6}  --config.eval.crf (iterations, position weight, sigma, bilateral weight, "
-    )
-    rows = [f"{100 * m:>12.2f}  {100 * (m - scores['']):>+6.2f}  {text or '(none)'}" for text, m in scores.items()]
-    return "\n".join([head, "-" * len(head), *rows])
+def score_table(scores: dict[str, float]) -> str:
+    """Lines of text: what to set, the mean IoU in percent, and the gain over no CRF."""
+    head = [f"--config.eval.crf={','.join(name.upper() for name in NAMES)}", "mean IoU (%)", "gain"]
+    rows = [(text or "(none)", f"{100 * m:.2f}", f"{100 * (m - scores['']):+.2f}") for text, m in scores.items()]
+    return table([head], rows)

@@ -1,6 +1,5 @@
 """``--mode=eval``: the scores of trained models, as tables, ``eval.json`` and ``report.html``."""
 
-import json
 import math
 import pathlib
 import zlib
@@ -11,17 +10,61 @@ import ml_collections
 import numpy as np
 
 from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.config import settings
 from gcn_jax.console import say
-from gcn_jax.data.sources import Source, open_source, spec_from
+from gcn_jax.data.samples import Source
+from gcn_jax.data.sources import open_source
 from gcn_jax.evaluation.evaluator import Evaluation, Evaluator
-from gcn_jax.evaluation.result import as_json, comparison, table
-from gcn_jax.files import _write, output_path
+from gcn_jax.evaluation.result import as_json, comparison, score_table
+from gcn_jax.files import RunFile, output_path, write_json, write_text
+from gcn_jax.inference.labeller import Labeller
 from gcn_jax.modes import receptive_field
-from gcn_jax.report.page import Example, render
-from gcn_jax.runtime.mesh import make_mesh, replicated
+from gcn_jax.report.examples import Example
+from gcn_jax.report.page import render
+from gcn_jax.runtime.mesh import local_mesh, make_mesh, replicated
 from gcn_jax.training.run_log import read_records
 
 _SHOWN = 3  # images of each rank in a report
+
+
+def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dict[str, Any]]:
+    """Evaluates workdirs; prints tables; writes ``eval.json`` and ``report.html`` to each.
+
+    Of a model's file, ``model.safetensors``, they become ``model.eval.json`` and ``model.report.html`` beside it.
+
+    Args:
+      configs: of each workdir or file.
+    """
+    fields = {workdir: receptive_field.read(workdir) for workdir in configs}
+    results, shown = {}, {}
+    for workdir, config in configs.items():
+        results[str(workdir)], shown[workdir] = _evaluate(config, workdir)
+    for workdir, config in configs.items():
+        result, spec = results[str(workdir)], settings.spec_from(config)
+        page = render(str(workdir), result, spec, read_records(workdir), shown[workdir], results, fields[workdir])
+        write_text(output_path(workdir, RunFile.REPORT), page)
+        say(f"written: {output_path(workdir, RunFile.EVALUATION)}, {output_path(workdir, RunFile.REPORT)}")
+    if len(results) > 1:
+        print(f"\n{comparison(results)}")
+    return results
+
+
+def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], list[Example]]:
+    """Evaluates a model, prints its table and writes its ``eval.json``; returns that and pictures."""
+    mesh = make_mesh(config.mesh.data, config.mesh.space)
+    step, variables = load_trained(workdir, config.eval.checkpoint)
+    spec, protocol = settings.spec_from(config), settings.protocol(config)
+    source = open_source("eval", settings.datasets(config))
+    labeller = Labeller(settings.model_from(config), settings.preprocessing(config), protocol, local_mesh(mesh))
+    say(f"evaluating step {step} of {workdir} on {len(source)} images of {config.data.eval}")
+    evaluation = Evaluator(source, labeller, spec, settings.reading(config))(
+        jax.device_put(variables, replicated(mesh))
+    )
+    assert evaluation is not None, "nothing told it to stop"
+    result = as_json(evaluation, step, config.data.eval, protocol, spec.class_names)
+    print(score_table(result))
+    write_json(output_path(workdir, RunFile.EVALUATION), result)
+    return result, examples(evaluation, source)
 
 
 def examples(evaluation: Evaluation, source: Source) -> list[Example]:
@@ -40,35 +83,3 @@ def examples(evaluation: Evaluation, source: Source) -> list[Example]:
         prediction = np.frombuffer(zlib.decompress(image.packed), np.uint8).reshape(sample["label"].shape)
         chosen.append(Example(image.image_id, ranks[place], image.miou, sample["image"], sample["label"], prediction))
     return chosen
-
-
-def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dict[str, Any]]:
-    """``--mode=eval``: evaluates workdirs; prints tables; writes ``eval.json`` and ``report.html`` to each.
-
-    Of a model's file, ``model.safetensors``, they become ``model.eval.json`` and ``model.report.html`` beside it.
-
-    Args:
-      configs: of each workdir or file.
-    """
-    fields = {workdir: receptive_field.read(workdir) for workdir in configs}
-    results, shown = {}, {}
-    for workdir, config in configs.items():
-        mesh = make_mesh(config)
-        step, variables = load_trained(workdir, config.eval.checkpoint)
-        source = open_source("eval", config)
-        say(f"evaluating step {step} of {workdir} on {len(source)} images of {config.data.eval}")
-        evaluation = Evaluator(source, mesh, config)(jax.device_put(variables, replicated(mesh)))
-        assert evaluation is not None, "nothing told it to stop"
-        results[str(workdir)] = result = as_json(evaluation, config, step)
-        shown[workdir] = examples(evaluation, source)
-        _write(output_path(workdir, "eval.json"), json.dumps(result, indent=2) + "\n")
-        print(table(result))
-    for workdir, config in configs.items():
-        records = read_records(workdir)
-        result, spec = results[str(workdir)], spec_from(config)
-        page = render(str(workdir), result, spec, records, shown[workdir], results, fields[workdir])
-        _write(output_path(workdir, "report.html"), page)
-        say(f"written: {output_path(workdir, 'eval.json')}, {output_path(workdir, 'report.html')}")
-    if len(results) > 1:
-        print(f"\n{comparison(results)}")
-    return results

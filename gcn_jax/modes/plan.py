@@ -1,7 +1,6 @@
 """``--mode=plan``: what a training step needs and costs, by compiling it, for devices that need not be there."""
 
 import importlib.util
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,12 +11,13 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.errors import UserError
-from gcn_jax.files import make_workdir
+from gcn_jax.files import RunFile, make_workdir, write_json
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import PyTree
-from gcn_jax.planning import hlo_text as program_text
+from gcn_jax.planning import hlo_text
 from gcn_jax.planning.compiled_step import abstract_inputs, compile_step, kept_activations
 from gcn_jax.planning.device_limits import device_limits, device_memory
 from gcn_jax.runtime.mesh import check_divides, make_mesh
@@ -34,18 +34,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     make_workdir(workdir)
     plan = make_plan(config)
-    (workdir / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
-    print(table(plan))
-    say(f"written to {workdir / 'plan.json'}")
+    print(plan_table(plan))
+    write_json(workdir / RunFile.PLAN, plan)
+    say(f"written: {workdir / RunFile.PLAN}")
 
 
 def make_plan(config: ml_collections.ConfigDict) -> Plan:
     """Compiles a config's training step for ``config.plan.topology``, or for the local devices."""
-    devices = topology_devices(config.plan.topology) if config.plan.topology else jax.devices()
-    mesh = make_mesh(config, devices)
-    check_divides(config, mesh)
-    state, batch = abstract_inputs(config, mesh)
-    compiled = compile_step(config, mesh, state, batch)
+    topology, sizes = config.plan.topology, (config.batch_size, config.data.size)
+    devices = topology_devices(topology) if topology else jax.devices()
+    mesh = make_mesh(config.mesh.data, config.mesh.space, devices)
+    check_divides(mesh, settings.batch_sizes(config), config.data.size)
+    recipe = settings.recipe(config)
+    state, batch = abstract_inputs(recipe, mesh, *sizes)
+    compiled = compile_step(recipe, mesh, state, batch, topology, settings.cache_dir(config))
     own = compiled.get("memory", {})
     memory = {
         "parameters": bytes_on_a_device(state.params),
@@ -54,7 +56,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         "batch_norm_statistics": bytes_on_a_device(state.batch_stats),
         "batch": bytes_on_a_device(batch),
         "temporaries": own.get("temporaries"),
-        "activations_kept": kept_activations(config, mesh),
+        "activations_kept": kept_activations(recipe, mesh, *sizes),
         "program": own.get("program"),
         "total": own.get("total", compiled.get("wanted")),
         "device": device_memory(mesh.devices.flat[0]),
@@ -113,7 +115,7 @@ def bounds(compiled: dict[str, Any], mesh: Mesh, batch_size: int) -> dict[str, f
     seconds = {
         "arithmetic_seconds": compiled["cost"]["flops"] / limits.flops,
         "memory_seconds": compiled["cost"]["main_memory_bytes"] / limits.bandwidth,
-        "interconnect_seconds": program_text.traffic(compiled["collectives"]) / limits.interconnect,
+        "interconnect_seconds": hlo_text.traffic(compiled["collectives"]) / limits.interconnect,
     }
     step = max(seconds.values())
     return {**seconds, "step_seconds": step, "images_per_second": batch_size / step}
@@ -139,7 +141,7 @@ def advice(config: ml_collections.ConfigDict, mesh: Mesh, num_devices: int) -> l
     return [*found, f"--config.data.size={max(config.data.size // 2 // STRIDE, 1) * STRIDE}, or a smaller backbone"]
 
 
-def table(plan: Plan) -> str:
+def plan_table(plan: Plan) -> str:
     """The plan as lines of text."""
     memory, cost, limit = plan["memory"], plan["cost"], plan["bounds"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())

@@ -9,15 +9,17 @@ from functools import partial
 import ml_collections
 import numpy as np
 
-from gcn_jax import config as config_lib
 from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.config import settings
 from gcn_jax.console import bar, say
 from gcn_jax.data import submissions
 from gcn_jax.data.images import IMAGE_SUFFIXES, read_image
 from gcn_jax.data.pictures import overlay, save_picture
-from gcn_jax.data.sources import KNOWN, Source, open_part, spec_from
+from gcn_jax.data.samples import Source
+from gcn_jax.data.sources import KNOWN, Datasets, open_part
 from gcn_jax.errors import UserError
-from gcn_jax.inference.segmenter import Segmenter
+from gcn_jax.files import write_bytes, written_whole
+from gcn_jax.inference.segmenter import make_segmenter
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Input:
     path: pathlib.Path | None = None
 
 
-def find_inputs(pattern: str, config: ml_collections.ConfigDict) -> list[Input]:
+def find_inputs(pattern: str, data: Datasets) -> list[Input]:
     """The images that ``--input`` names: a file, a folder's, a glob's matches, sorted; or those of a data set's split.
 
     Raises:
@@ -38,7 +40,7 @@ def find_inputs(pattern: str, config: ml_collections.ConfigDict) -> list[Input]:
     name, _, split = pattern.partition("/")
     path = pathlib.Path(pattern).expanduser()
     if split in KNOWN.get(name, ()) and not path.exists():
-        source = open_part(name, split, config)
+        source = open_part(name, split, data)
         suffix = "_leftImg8bit" if name == "cityscapes" else ""
         return [Input(f"{image_id}{suffix}", partial(_image, source, i)) for i, image_id in enumerate(source.image_ids)]
     if path.is_dir():
@@ -83,25 +85,23 @@ def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[l
     return outputs
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, folder: pathlib.Path) -> None:
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, output: pathlib.Path) -> None:
     """Labels every image; one that cannot be read is passed over and named at the end.
 
     Raises:
       UserError: before any work if the flags are wrong; after it, naming the images that could not be labelled.
     """
-    form, spec, inputs = config.predict.format, spec_from(config), find_inputs(pattern, config)
+    form, spec = config.predict.format, settings.spec_from(config)
+    inputs = find_inputs(pattern, settings.datasets(config))
     submissions.check(form, spec, [item.stem for item in inputs])
-    outputs = plan_outputs(inputs, form, folder)
+    outputs = plan_outputs(inputs, form, output)
     step, variables = load_trained(workdir, config.eval.checkpoint)
-    if config.predict.crf:
-        config = config.copy_and_resolve_references()
-        config.eval.crf = config.predict.crf
-    segmenter = Segmenter(config_lib.model_from(config), variables, config)
+    trained = make_segmenter(config, variables)
     try:
         for paths in outputs:
             paths[0].parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error
+        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
     say(f"labelling {len(inputs)} images with step {step} of {workdir}")
     bad = []
     with bar("predicting", len(inputs), "image") as progress:
@@ -109,17 +109,18 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
             progress.update()
             try:
                 image = item.read()
-                label = segmenter.predict(image)
+                label = trained.predict(image)
             except UserError as error:
                 bad.append(f"{item.path}: {error}" if "config.eval" in str(error) else str(error))
                 continue
-            mask_path.write_bytes(submissions.encode(form, label, spec))
+            write_bytes(mask_path, submissions.encode(form, label, spec))
             for path in overlay_path:
-                save_picture(overlay(image, label, spec.palette()), path, quality=92)
-    say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {folder}")
+                with written_whole(path) as partial_path:
+                    save_picture(overlay(image, label, spec.palette()), partial_path, format="JPEG", quality=92)
+    say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {output}")
     if bad:
         raise UserError(
             f"--input={pattern}: {len(bad)} of {len(inputs)} images could not be labelled: {'; '.join(bad)}"
         )
-    if archive := submissions.pack(form, folder, [item.stem for item in inputs]):
+    if archive := submissions.pack(form, output, [item.stem for item in inputs]):
         say(f"written: {archive}")

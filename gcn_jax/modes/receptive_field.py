@@ -1,14 +1,4 @@
-"""``--mode=receptive_field``: how far a trained model really sees, the paper's figure 3.
-
-The valid (effective) receptive field of an output pixel is the gradient of its predicted class's logit with respect to
-the network's input: absolute values, summed over channels, averaged over images (Luo et al., "Understanding the
-Effective Receptive Field in Deep Convolutional Neural Networks", NIPS 2016).
-
-Our choices: images are taken at the one of ``eval.scales`` that is nearest to 1, in a canvas of ``data.size`` squared,
-or of ``eval.window`` if images are evaluated in windows. So that the pixel lies within each image and at the same place
-of each canvas, an image is placed, or cut if it is larger, where its pixel at the chosen fractions of its height and
-width meets the canvas's. Lengths are pixels of the network's input.
-"""
+"""``--mode=receptive_field``: how far trained models really see, side by side, the paper's figure 3."""
 
 import json
 import math
@@ -20,20 +10,20 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from gcn_jax import config as config_lib
 from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.data.pictures import save_picture
 from gcn_jax.data.sources import open_source
 from gcn_jax.errors import UserError
-from gcn_jax.files import make_workdir
-from gcn_jax.inference.receptive_field import mean_fields, measure, pairs, pixel_at, view
+from gcn_jax.files import RunFile, make_workdir, write_json, written_whole
+from gcn_jax.inference.receptive_field import Fractions, mean_fields, measure, pixel_at, view
+from gcn_jax.inference.segmenter import make_segmenter
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.report.heat_map import Panel, sheet
 from gcn_jax.report.receptive_field import Field
-from gcn_jax.tables import aligned
+from gcn_jax.tables import table
 
-PICTURE, NUMBERS = "receptive_field.png", "receptive_field.json"
 _HEAD = ("run", "step", "pixel", "50 % within (px)", "90 % within (px)", "effective side (px)", "kernel at res-5 (px)")
 
 
@@ -52,37 +42,55 @@ def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dic
         trained[workdir] = load_trained(workdir, config.eval.checkpoint)
     runs, columns = {}, []
     for workdir, config in configs.items():
-        step, variables = trained.pop(workdir)
-        source = open_source("eval", config)
-        # Drawn, since the first images of a split are often alike; the same for all runs.
-        places = np.random.default_rng(config.seed).permutation(len(source))[: config.receptive_field.images]
-        say(f"gradients of step {step} of {workdir} on {len(places)} images of {config.data.eval}")
-        fields = mean_fields(config_lib.model_from(config), variables, source, places.tolist(), config)
-        scale, side = view(config)
-        sizes = []
-        for fractions, field in zip(pairs(config), fields, strict=True):
-            if not 0 < field.sum() < math.inf:
-                at = f"config.receptive_field.pixels={_comma(fractions)}"
-                raise UserError(f"{workdir}: at {at} the gradient is zero or not finite; there is no field to draw")
-            pixel = dict(zip(("row", "column"), pixel_at(fractions, side, side), strict=True))
-            sizes.append({"fractions": list(fractions), **pixel, **measure(field, **pixel)})
-        runs[str(workdir)] = {
-            "step": step,
-            "data": config.data.eval,
-            "images": [source.image_ids[i] for i in places],
-            "scale": scale,
-            "input_size": side,
-            "kernel_side": _kernel_side(config),
-            "pixels": sizes,
-        }
+        found, fields = _draw(config, workdir, *trained.pop(workdir))
+        runs[str(workdir)] = found
+        sizes = found["pixels"]
         columns.append([Panel(str(workdir), f, **_marks(s)) for f, s in zip(fields, sizes, strict=True)])
     picture = sheet(columns)
     for workdir in configs:
-        _write(workdir, picture, runs)
-        say(f"written: {workdir / PICTURE}, {workdir / NUMBERS}; --mode=eval shows them in report.html")
-    head, *lines = aligned(rows(runs))
-    print("\n".join([head, "-" * len(head), *lines]))
+        with written_whole(workdir / RunFile.FIELD_PICTURE) as path:
+            save_picture(picture, path, format="PNG", optimize=True)
+        write_json(workdir / RunFile.FIELD_NUMBERS, {"runs": runs})
+        names = f"{workdir / RunFile.FIELD_PICTURE}, {workdir / RunFile.FIELD_NUMBERS}"
+        say(f"written: {names}; --mode=eval shows them in {RunFile.REPORT}")
+    head, *lines = rows(runs)
+    print(table([head], lines))
     return runs
+
+
+def _draw(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int, variables: dict[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """What ``receptive_field.json`` holds of a run, and its fields, float64 [pixels, side, side]."""
+    source, pixels = open_source("eval", settings.datasets(config)), pairs(config.receptive_field.pixels)
+    # Drawn, since the first images of a split are often alike; the same for all runs.
+    places = np.random.default_rng(config.seed).permutation(len(source))[: config.receptive_field.images]
+    say(f"gradients of step {step} of {workdir} on {len(places)} images of {config.data.eval}")
+    trained = make_segmenter(config, variables)
+    fields = mean_fields(trained, source, places.tolist(), pixels)
+    scale, side = view(trained.protocol)
+    sizes = []
+    for fractions, field in zip(pixels, fields, strict=True):
+        if not 0 < field.sum() < math.inf:
+            at = f"config.receptive_field.pixels={_comma(fractions)}"
+            raise UserError(f"{workdir}: at {at} the gradient is zero or not finite; there is no field to draw")
+        pixel = dict(zip(("row", "column"), pixel_at(fractions, side, side), strict=True))
+        sizes.append({"fractions": list(fractions), **pixel, **measure(field, **pixel)})
+    found = {
+        "step": step,
+        "data": config.data.eval,
+        "images": [source.image_ids[i] for i in places],
+        "scale": scale,
+        "input_size": side,
+        "kernel_side": _kernel_side(config),
+        "pixels": sizes,
+    }
+    return found, fields
+
+
+def pairs(flat: Sequence[float]) -> list[Fractions]:
+    """The pixels of ``config.receptive_field.pixels``, as fractions of height and width."""
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _kernel_side(config: ml_collections.ConfigDict) -> int:
@@ -111,27 +119,19 @@ def rows(runs: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     return [_HEAD, *lines]
 
 
-def _write(workdir: pathlib.Path, picture: np.ndarray, runs: dict[str, dict[str, Any]]) -> None:
-    partial = workdir / f"{PICTURE}.part"
-    save_picture(picture, partial, format="PNG", optimize=True)
-    partial.replace(workdir / PICTURE)
-    partial = workdir / f"{NUMBERS}.part"
-    partial.write_text(json.dumps({"runs": runs}, indent=2) + "\n")
-    partial.replace(workdir / NUMBERS)
-
-
 def read(workdir: pathlib.Path) -> Field | None:
     """What the mode left in a workdir, for its report; None if nothing.
 
     Raises:
       UserError: naming the file, if it is damaged.
     """
-    path = workdir / NUMBERS
+    path = workdir / RunFile.FIELD_NUMBERS
     try:
-        with Image.open(workdir / PICTURE) as picture:
+        with Image.open(workdir / RunFile.FIELD_PICTURE) as picture:
             picture.verify()
-        return Field((workdir / PICTURE).read_bytes(), rows(json.loads(path.read_text())["runs"]))
+        return Field((workdir / RunFile.FIELD_PICTURE).read_bytes(), rows(json.loads(path.read_text())["runs"]))
     except (FileNotFoundError, NotADirectoryError):  # the latter, of a model's file
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError) as error:
-        raise UserError(f"{workdir}: {PICTURE} or {NUMBERS} is damaged ({error}); delete both, or draw anew") from error
+        names = f"{RunFile.FIELD_PICTURE} or {RunFile.FIELD_NUMBERS}"
+        raise UserError(f"{workdir}: {names} is damaged ({error}); delete both, or draw them again") from error

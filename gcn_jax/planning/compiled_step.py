@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import time
@@ -13,28 +12,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh, NamedSharding
 
-from gcn_jax import config as config_lib
 from gcn_jax.console import bar, say
+from gcn_jax.files import write_json
 from gcn_jax.models import variable_shapes
 from gcn_jax.models.ops.xla import platform
 from gcn_jax.models.preprocessing import PyTree
-from gcn_jax.planning import hlo_text as program_text
+from gcn_jax.planning import hlo_text
 from gcn_jax.runtime import compilation
 from gcn_jax.runtime.mesh import batch_sharding, replicated
-from gcn_jax.training.optimizer import make_optimizer, split_fixed
-from gcn_jax.training.step import TrainState, init_state, jit_train_step, make_loss
+from gcn_jax.training.optimizer import split_fixed
+from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step, make_loss
 
 _VERSION = 3  # of what is kept of a compiled step
 
 
-def abstract_inputs(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[TrainState, PyTree]:
-    """Shapes, dtypes and shardings of a training step's state and batch."""
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    state = jax.eval_shape(lambda v: init_state(v, optimizer, config), variable_shapes(model))
-    pixels = (config.batch_size, config.data.size, config.data.size)
+def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> tuple[TrainState, PyTree]:
+    """Shapes, dtypes and shardings of a training step's state and batch, of images of size x size pixels."""
+    state = jax.eval_shape(lambda v: init_state(v, recipe), variable_shapes(recipe.model))
+    pixels = (batch_size, size, size)
     batch = {"image": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8), "label": jax.ShapeDtypeStruct(pixels, jnp.uint8)}
 
     def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
@@ -43,18 +40,16 @@ def abstract_inputs(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Trai
     return placed(state, replicated(mesh)), placed(batch, batch_sharding(mesh))
 
 
-def kept_activations(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> int:
     """Bytes on a device that differentiation keeps from the forward for the backward pass: what grows with the batch.
 
     A bound: the compiler fuses, and recomputes what is cheap, after this.
     """
-    loss_fn = make_loss(config_lib.model_from(config), config)
+    loss_fn = make_loss(recipe)
 
     def kept_of(num_batches: int) -> int:
-        larger = config.copy_and_resolve_references()
-        larger.batch_size *= num_batches
-        state, batch = abstract_inputs(larger, mesh)
-        trained, fixed = split_fixed(state.params, config.model.freeze)
+        state, batch = abstract_inputs(recipe, mesh, num_batches * batch_size, size)
+        trained, fixed = split_fixed(state.params, recipe.model.backbone.freeze)
 
         def kept(batch: PyTree, trained: PyTree, fixed: PyTree, batch_stats: PyTree) -> Any:
             return jax.tree.leaves(jax.vjp(lambda t: loss_fn(t, fixed, batch_stats, batch), trained, has_aux=True)[1])
@@ -71,45 +66,51 @@ def kept_activations(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     return (kept_of(2) - kept_of(1)) // mesh.size
 
 
-def compile_step(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainState, batch: PyTree) -> dict[str, Any]:
-    """What the compiler says of the training step; kept in ``config.cache_dir/plans``.
+def compile_step(
+    recipe: Recipe, mesh: Mesh, state: TrainState, batch: PyTree, topology: str, cache_dir: pathlib.Path
+) -> dict[str, Any]:
+    """What the compiler says of the training step; kept in ``cache_dir/plans``.
+
+    Args:
+      recipe: of the step.
+      mesh: of devices, of a topology or local.
+      state, batch: of `abstract_inputs`.
+      topology: as ``config.plan.topology``; empty: the local devices.
+      cache_dir: where what was compiled once is recalled from.
 
     Returns:
       Of one device: "memory", "cost" and "collectives", or "wanted", the bytes that it lacks room for; "seconds".
     """
-    model, optimizer = config_lib.model_from(config), make_optimizer(config)
-    lowered = jit_train_step(model, optimizer, config, mesh).lower(state, batch)
+    lowered = jit_train_step(recipe, mesh).lower(state, batch)
     compiler = {name: importlib.metadata.version(name) for name in ("jax", "libtpu") if importlib.util.find_spec(name)}
     device = mesh.devices.flat[0]
     identity = (
         _VERSION,
         lowered.as_text(),
         device.device_kind,
-        config.plan.topology,
+        topology,
         compiler,
-        compilation.options(model.dtype, mesh, repeatable=True),
+        compilation.options(recipe.model.dtype, mesh, repeatable=True),
     )
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-    cache = pathlib.Path(config.cache_dir).expanduser() / "plans" / f"{digest}.json"
+    cache = cache_dir / "plans" / f"{digest}.json"
     if cache.is_file():
         return json.loads(cache.read_text())
-    duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if config.plan.topology else ""
+    duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if topology else ""
     say(f"compiling for {mesh.size} {device.device_kind}{duration}")
     start = time.perf_counter()
     try:
-        found = figures(_with_progress(lowered), device.platform == "tpu")
+        found = compiler_report(_with_progress(lowered), device.platform == "tpu")
     except jax.errors.JaxRuntimeError as error:
         found = {"wanted": _wanted(error)}
     found |= {"seconds": time.perf_counter() - start, "compiler": compiler}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(found))
-    partial.replace(cache)
+    write_json(cache, found)
     return found
 
 
 def _with_progress(lowered: Any) -> Any:
-    """Compiles."""
+    """Compiles a lowered program beside a clock that runs."""
     compiling = concurrent.futures.ThreadPoolExecutor(1).submit(lowered.compile)
     with bar("compiling", None, "s") as clock:
         while True:
@@ -127,7 +128,7 @@ def _wanted(error: Exception) -> float | None:
     return float(wanted[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[wanted[2]] if wanted else None
 
 
-def figures(compiled: Any, is_tpu: bool) -> dict[str, Any]:
+def compiler_report(compiled: Any, is_tpu: bool) -> dict[str, Any]:
     """What the compiler says of a program: "memory", "cost" and "collectives" of one device."""
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     accessed = cost["bytes accessed"]
@@ -142,8 +143,8 @@ def figures(compiled: Any, is_tpu: bool) -> dict[str, Any]:
         "cost": {
             "flops": cost["flops"],
             "bytes_accessed": accessed,
-            "estimated_cycles": program_text.estimated_cycles(text) if is_tpu else None,
-            "main_memory_bytes": program_text.main_memory_bytes(text) if is_tpu else accessed,
+            "estimated_cycles": hlo_text.estimated_cycles(text) if is_tpu else None,
+            "main_memory_bytes": hlo_text.main_memory_bytes(text) if is_tpu else accessed,
         },
-        "collectives": program_text.collectives(text),
+        "collectives": hlo_text.collectives(text),
     }

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from gcn_jax.data.sources import Source
+from gcn_jax.data.samples import Source
+from gcn_jax.data.sources import Datasets
 from gcn_jax.errors import UserError
 from gcn_jax.runtime.mesh import gather
 from gcn_jax.runtime.processes import end_together
@@ -79,11 +80,11 @@ def of_config(config: ml_collections.ConfigDict) -> dict[str, str]:
     return {"the version of jax": jax.__version__, "the digest of gcn_jax": code, **dict(flat("config", shared))}
 
 
-def of_data(config: ml_collections.ConfigDict, train: Source, evaluation: Source) -> dict[str, str]:
+def of_data(data: Datasets, train: Source, evaluation: Source) -> dict[str, str]:
     """The number and ids of the images; no image is read."""
     return {
-        f"config.data.{key}={config.data[key]!r}": f"{len(source)} images with ids of digest {ids}"
-        for key, source in (("train", train), ("eval", evaluation))
+        f"config.data.{key}={text!r}": f"{len(source)} images with ids of digest {ids}"
+        for key, text, source in (("train", data.train, train), ("eval", data.eval, evaluation))
         for ids in [_digest(image_id.encode() + b"\n" for image_id in source.image_ids)]
     }
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -18,22 +17,22 @@ from gcn_jax.models.ops import xla
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of `jax.monitoring`, also where the cache has it
 
 
-def enable_cache(config: ml_collections.ConfigDict) -> None:
-    """Keeps compiled programs in ``config.cache_dir/xla``, so that a second start does not compile again.
+def enable_cache(cache_dir: str) -> None:
+    """Keeps compiled programs in ``cache_dir/xla``, so that a second start does not compile again.
 
     Raises:
       UserError: if the folder cannot be written.
     """
-    folder = pathlib.Path(config.cache_dir).expanduser() / "xla"
+    folder = pathlib.Path(cache_dir).expanduser() / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"config.cache_dir={config.cache_dir}: cannot be written ({error.strerror})") from error
+        raise UserError(f"config.cache_dir={cache_dir}: cannot be written ({error.strerror})") from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def jit(
+def platform_jit(
     function: Callable[..., Any], dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False, **kwargs: Any
 ) -> Any:
     """`jax.jit` for the devices of a mesh alone, with their `options`.

@@ -2,11 +2,10 @@
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
@@ -17,11 +16,19 @@ from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import PyTree
 
 
-def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Builds the mesh that ``config.mesh`` asks for; raises `UserError` if the devices cannot be laid out as it."""
+def make_mesh(data: int, space: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh that ``config.mesh`` asks for.
+
+    Args:
+      data: devices that share the rows of a batch; -1: all that are left.
+      space: devices that share the rows of each image.
+      devices: to take them from; None: all.
+
+    Raises:
+      UserError: if the devices cannot be laid out so.
+    """
     devices = jax.devices() if devices is None else devices
-    space = config.mesh.space
-    data = config.mesh.data if config.mesh.data > 0 else max(len(devices) // space, 1)
+    data = data if data > 0 else max(len(devices) // space, 1)
     if data * space > len(devices):
         raise UserError(
             f"config.mesh: data={data} x space={space} needs {data * space} devices; there are {len(devices)}"
@@ -48,15 +55,24 @@ def _parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
     return {process: tuple(sorted(places)) for process, places in parts.items()}
 
 
-def shard(mesh: Mesh) -> tuple[int, int]:
+def read_share(mesh: Mesh) -> tuple[int, int]:
     """(i, n): this process reads the i-th of n shares of each batch, as those do that hold other rows of its images."""
     parts = _parts(mesh)
     shares = sorted(set(parts.values()))
     return shares.index(parts[jax.process_index()]), len(shares)
 
 
-def check_divides(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-    """Raises `UserError` if a training batch or the rows of res-5 do not divide over the mesh, or it over processes."""
+def check_divides(mesh: Mesh, batch_sizes: Mapping[str, int], size: int) -> None:
+    """Checks that what is trained on divides over a mesh, and the mesh over the processes.
+
+    Args:
+      mesh: of all devices that train.
+      batch_sizes: images in a batch, by the config key that says so.
+      size: of the images, pixels.
+
+    Raises:
+      UserError: naming the config key whose value does not divide.
+    """
     data, space = mesh.shape["data"], mesh.shape["space"]
     if mesh.size != jax.device_count() and jax.process_count() > 1:
         raise UserError(
@@ -71,18 +87,15 @@ def check_divides(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             f"of their images with others; set config.mesh.space to a divisor or a multiple of "
             f"{mesh.size // len(parts)}, the devices of a process"
         )
-    sizes = {"batch_size": config.batch_size}
-    if config.reestimate.batches:
-        sizes["reestimate.batch_size"] = config.reestimate.batch_size
-    for key, size in sizes.items():
-        if size % data:
+    for key, batch_size in batch_sizes.items():
+        if batch_size % data:
             raise UserError(
-                f"config.{key}={size} does not divide over config.mesh.data={data} devices; set a multiple of {data}, "
-                f"or share each image's rows among devices with --config.mesh.space"
+                f"config.{key}={batch_size} does not divide over config.mesh.data={data} devices; set a multiple "
+                f"of {data}, or share each image's rows among devices with --config.mesh.space"
             )
-    if config.data.size // STRIDE % space:
+    if size // STRIDE % space:
         raise UserError(
-            f"config.mesh.space={space}: res-5 has config.data.size / {STRIDE} = {config.data.size // STRIDE} rows, "
+            f"config.mesh.space={space}: res-5 has config.data.size / {STRIDE} = {size // STRIDE} rows, "
             f"which do not divide over {space} devices (XLA computes wrong gradients then); "
             f"set a size that is a multiple of {STRIDE * space}"
         )
@@ -98,8 +111,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data", "space"))
 
 
-def put(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Puts a process's share of a batch on its devices: [B / n, H, ...] of `shard` (i, n) becomes [B, H, ...].
+def put_share(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Puts a process's share of a batch on its devices: [B / n, H, ...] of `read_share` (i, n) becomes [B, H, ...].
 
     The whole is split over ("data", "space"). Processes of one share give the same.
     """
@@ -115,8 +128,8 @@ def put(array: np.ndarray, mesh: Mesh) -> jax.Array:
 
 
 def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """`put` of a training batch's images and labels."""
-    return {key: put(batch[key], mesh) for key in ("image", "label")}
+    """`put_share` of a training batch's images and labels."""
+    return {key: put_share(batch[key], mesh) for key in ("image", "label")}
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
@@ -126,12 +139,12 @@ def local_mesh(mesh: Mesh) -> Mesh:
     return _mesh(own, len(own) // space, space)
 
 
-def local_copy(variables: PyTree, mesh: Mesh) -> PyTree:
-    """Copies what every host holds a replica of onto the devices of a local mesh; nothing to do with one host."""
+def local_copy(variables: PyTree, mesh: Mesh | None) -> PyTree:
+    """Copies what every host holds a replica of onto the devices of a local mesh; None: the default device."""
 
     def copy(array: Any) -> Any:
         here = array.addressable_data(0) if isinstance(array, jax.Array) else array
-        return jax.device_put(here, replicated(mesh))
+        return jax.device_put(here, replicated(mesh) if mesh else None)
 
     return jax.tree.map(copy, variables)
 

@@ -7,10 +7,10 @@ import os
 import sys
 import threading
 import urllib.request
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import ml_collections
 
 from gcn_jax.console import say
 from gcn_jax.errors import UserError
@@ -19,6 +19,23 @@ _PATIENCE = 3600  # seconds that JAX itself may wait; ours is over before, and e
 
 # What `srun` sets for each task of a step: JAX needs all but the last two.
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID", "STEP_NUM_TASKS", "STEP_NUM_NODES")
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where processes meet if nothing else says so; ``config.distributed``.
+
+    Attributes:
+      coordinator: HOST:PORT, a free port of process 0's host; empty: one process, or what the machine says.
+      num_processes: in all.
+      process_id: of this one: 0, 1, ...
+      timeout: seconds that processes wait for each other at the start, and for a silent one later.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    timeout: int
 
 
 class Group(NamedTuple):
@@ -39,21 +56,20 @@ class Group(NamedTuple):
     alone: str
 
 
-def find_group(config: ml_collections.ConfigDict) -> Group | None:
+def find_group(meeting: Meeting) -> Group | None:
     """The group that this process is of, None if it is alone.
 
     It is what ``config.distributed`` says, else the tasks of a SLURM job step, else the hosts of a Cloud TPU slice.
     """
-    group = config.distributed
-    if not group.coordinator:
+    if not meeting.coordinator:
         return _slurm_step() or _tpu_slice()
     return Group(
-        f"config.distributed.coordinator={group.coordinator}",
-        group.num_processes,
+        f"config.distributed.coordinator={meeting.coordinator}",
+        meeting.num_processes,
         {
-            "coordinator_address": group.coordinator,
-            "num_processes": group.num_processes,
-            "process_id": group.process_id,
+            "coordinator_address": meeting.coordinator,
+            "num_processes": meeting.num_processes,
+            "process_id": meeting.process_id,
             "cluster_detection_method": "deactivate",
         },
         "check the address, which is of process 0's host, and that each process has its own process_id",
@@ -115,7 +131,7 @@ def _worker_endpoints() -> str:
         return ""
 
 
-def join(config: ml_collections.ConfigDict) -> None:
+def join(meeting: Meeting) -> None:
     """Joins the group of this process, before any device is used; does nothing if it is alone.
 
     From then on a process that is silent for ``timeout`` seconds is taken for dead, and JAX aborts all others.
@@ -124,7 +140,7 @@ def join(config: ml_collections.ConfigDict) -> None:
       UserError: if not all have joined in time, or they have different numbers of devices; only `leave` ends the
         process then.
     """
-    group, timeout = find_group(config), config.distributed.timeout
+    group, timeout = find_group(meeting), meeting.timeout
     if group is None:
         return
     say(f"joining {group.size} processes: {group.name}")

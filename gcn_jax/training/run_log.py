@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from gcn_jax.console import say
 from gcn_jax.data.pictures import save_picture, stack
+from gcn_jax.files import RunFile, write_text, written_whole
 
 
 class RunLog:
@@ -31,12 +32,12 @@ class RunLog:
         self._records: list[dict[str, float]] = []
         if not is_written:
             return
-        path = workdir / "metrics.jsonl"
+        path = workdir / RunFile.METRICS
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= start_step]
-        path.write_text("".join(kept))
+        write_text(path, "".join(kept))
         self._records = [json.loads(line) for line in kept]
         self._file = path.open("a")
-        self._board = EventsWriter(str(workdir / "events"))
+        self._board = EventsWriter(str(workdir / RunFile.EVENTS))
         if start_step:  # TensorBoard drops what an earlier file has from here on
             self._board.write_event(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
         self._board.flush()
@@ -63,9 +64,10 @@ class RunLog:
     def pictures(self, step: int, pictures: list[np.ndarray]) -> None:
         """Writes uint8 [H, W, 3] pictures, one below the other, to ``pictures/step_<step>.png`` and TensorBoard."""
         if pictures and self._is_written:
-            folder = self._workdir / "pictures"
+            folder = self._workdir / RunFile.PICTURES
             folder.mkdir(exist_ok=True)
-            save_picture(stack(pictures), folder / f"step_{step:08d}.png")
+            with written_whole(folder / f"step_{step:08d}.png") as path:
+                save_picture(stack(pictures), path, format="PNG")
             shown = (summary.image(f"image_truth_prediction/{i}", p, dataformats="HWC") for i, p in enumerate(pictures))
             self._show(step, *shown)
 
@@ -79,7 +81,7 @@ class RunLog:
 
 def read_records(workdir: pathlib.Path) -> list[dict[str, float]]:
     """What a run logged: the objects of its ``metrics.jsonl``, none if there is no such file."""
-    return [json.loads(line) for line in _complete_lines(workdir / "metrics.jsonl")]
+    return [json.loads(line) for line in _complete_lines(workdir / RunFile.METRICS)]
 
 
 def _complete_lines(path: pathlib.Path) -> list[str]:

@@ -1,18 +1,18 @@
 """What training changes, and the pure function of one step."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax.sharding import Mesh
 
 from gcn_jax.models import GCN
-from gcn_jax.models.preprocessing import PyTree, normalize
-from gcn_jax.runtime import compilation
+from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
+from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.training.loss import cross_entropy
 from gcn_jax.training.optimizer import join_fixed, split_fixed
 
@@ -39,17 +39,35 @@ class TrainState:
         return {"params": params, "batch_stats": self.batch_stats}
 
 
-def init_state(
-    variables: dict[str, PyTree], optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
-) -> TrainState:
+@dataclass(frozen=True)
+class Recipe:
+    """What a training step is made of.
+
+    Attributes:
+      model: the network; what its backbone's `freeze` names is not trained.
+      optimizer: of the parameters that are trained, see `split_fixed`.
+      preprocessing: of the images.
+      loss: one of `gcn_jax.training.loss.REDUCTIONS`.
+      ema_decay: of an exponential moving average of the parameters; 0: there is none.
+    """
+
+    model: GCN
+    optimizer: optax.GradientTransformation
+    preprocessing: Preprocessing
+    loss: str = "mean"
+    ema_decay: float = 0.0
+
+
+def init_state(variables: dict[str, PyTree], recipe: Recipe) -> TrainState:
     """The state before the first step."""
+    optimizer, freeze = recipe.optimizer, recipe.model.backbone.freeze
     params = jax.tree.map(jnp.asarray, variables["params"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
-        opt_state=jax.jit(optimizer.init)(split_fixed(params, config.model.freeze)[0]),  # not a program for each shape
-        ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+        opt_state=jax.jit(optimizer.init)(split_fixed(params, freeze)[0]),  # not a program for each shape
+        ema_params=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
     )
 
 
@@ -62,45 +80,42 @@ def global_norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in arrays))
 
 
-def make_loss(model: GCN, config: ml_collections.ConfigDict) -> Callable[..., tuple[jax.Array, PyTree]]:
+def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
     """Returns ``(trained, fixed, batch_stats, batch) -> (loss, batch_stats)``, see `split_fixed` for the first two."""
 
     def loss_fn(trained: PyTree, fixed: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
         variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
-        logits, updated = model.apply(variables, normalize(batch["image"], config), train=True, mutable=["batch_stats"])
-        return cross_entropy(logits, batch["label"], config.optimizer.loss), updated["batch_stats"]
+        images = normalize(batch["image"], recipe.preprocessing)
+        logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return cross_entropy(logits, batch["label"], recipe.loss), updated["batch_stats"]
 
     return loss_fn
 
 
-def make_train_step(
-    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+def make_train_step(recipe: Recipe) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the step ``(state, batch) -> (state, metrics)``, to be jitted with the state donated.
 
     The batch holds image uint8 [B, H, W, 3] and label uint8 [B, H, W]; the metrics are the scalars ``loss`` and
     ``grad_norm``, of this batch, before the update.
     """
 
-    loss_and_grads = jax.value_and_grad(make_loss(model, config), has_aux=True)
+    loss_and_grads = jax.value_and_grad(make_loss(recipe), has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        trained, fixed = split_fixed(state.params, config.model.freeze)
+        trained, fixed = split_fixed(state.params, recipe.model.backbone.freeze)
         (loss, batch_stats), grads = loss_and_grads(trained, fixed, state.batch_stats, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, trained)
         params = join_fixed(optax.apply_updates(trained, updates), fixed)
         ema_params = state.ema_params
         if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1 - config.optimizer.ema_decay)
+            ema_params = optax.incremental_update(params, ema_params, 1 - recipe.ema_decay)
         state = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
         return state, {"loss": loss, "grad_norm": global_norm(grads)}
 
     return train_step
 
 
-def jit_train_step(
-    model: GCN, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict, mesh: Mesh | None = None
-) -> Any:
+def jit_train_step(recipe: Recipe, mesh: Mesh | None = None) -> Any:
     """The step as training runs it on a mesh's devices, or the default one: jitted, the state donated, repeatable."""
-    step = make_train_step(model, optimizer, config)
-    return compilation.jit(step, model.dtype, mesh, repeatable=True, donate_argnums=0)
+    step = make_train_step(recipe)
+    return platform_jit(step, recipe.model.dtype, mesh, repeatable=True, donate_argnums=0)

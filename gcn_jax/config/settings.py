@@ -1,0 +1,126 @@
+"""A config's values as what functions take: the one place that takes a config apart."""
+
+import pathlib
+from dataclasses import dataclass, fields
+from typing import Any
+
+import ml_collections
+
+from gcn_jax.config.defaults import PREPROCESSING
+from gcn_jax.data import sources
+from gcn_jax.data.batches import Augmentation, Reading
+from gcn_jax.data.sources import Datasets
+from gcn_jax.data.specs import DatasetSpec
+from gcn_jax.errors import UserError
+from gcn_jax.models import GCN, build_model
+from gcn_jax.models.preprocessing import Preprocessing
+from gcn_jax.runtime.processes import Meeting
+from gcn_jax.training.optimizer import Solver, make_optimizer
+from gcn_jax.training.step import Recipe
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are labelled; ``config.eval``.
+
+    Attributes:
+      size: of training's images; smaller ones are padded to it; ``config.data.size``.
+      batch_size: images at a time, rounded up to a multiple of the mesh's data axis.
+      scales: by which each image is resized; the probabilities are averaged.
+      flip: also average over the mirrored image.
+      window: side of the overlapping windows in which images are taken, pixels; 0: whole, if possible.
+      stride: of the windows, at most; 0: two thirds of their side.
+      crf: as `gcn_jax.crf.parse` takes it; "": none.
+    """
+
+    size: int
+    batch_size: int = 1
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: int = 0
+    stride: int = 0
+    crf: str = ""
+
+    def window_stride(self, side: int) -> int:
+        """How far apart windows of a side are, at most."""
+        return min(self.stride or side * 2 // 3, side)
+
+
+def cache_dir(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """The folder of ``config.cache_dir``."""
+    return pathlib.Path(config.cache_dir).expanduser()
+
+
+def datasets(config: ml_collections.ConfigDict) -> Datasets:
+    """Which data a run takes, and from where."""
+    data = config.data
+    return Datasets(data.train, data.eval, tuple(data.classes), config.data_dir, cache_dir(config), config.seed)
+
+
+def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
+    """The classes of a config's data; raises `UserError` if training and evaluation data have different ones."""
+    return sources.spec_from(datasets(config))
+
+
+def model_from(config: ml_collections.ConfigDict) -> GCN:
+    """The model of a config; raises `UserError` naming the key of a wrong value."""
+    num_classes = spec_from(config).num_classes
+    try:
+        return build_model(num_classes, **config.model)
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from error
+
+
+def preprocessing(config: ml_collections.ConfigDict) -> Preprocessing:
+    """How images become the network's input."""
+    return Preprocessing(**{key: _frozen(config.data[key]) for key in PREPROCESSING})
+
+
+def augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+    """What training does to its images."""
+    return _of_group(Augmentation, config.data)
+
+
+def reading(config: ml_collections.ConfigDict) -> Reading:
+    """How images are read ahead."""
+    return _of_group(Reading, config.data)
+
+
+def solver(config: ml_collections.ConfigDict) -> Solver:
+    """How parameters are updated."""
+    return _of_group(Solver, config.optimizer, num_steps=config.num_steps)
+
+
+def recipe(config: ml_collections.ConfigDict) -> Recipe:
+    """What a training step is made of; raises `UserError` naming the key of a wrong value of the model."""
+    optimizer = make_optimizer(solver(config))
+    options = config.optimizer
+    return Recipe(model_from(config), optimizer, preprocessing(config), options.loss, options.ema_decay)
+
+
+def protocol(config: ml_collections.ConfigDict) -> Protocol:
+    """How images are labelled."""
+    return _of_group(Protocol, config.eval, size=config.data.size)
+
+
+def meeting(config: ml_collections.ConfigDict) -> Meeting:
+    """Where the processes of a training meet."""
+    return _of_group(Meeting, config.distributed)
+
+
+def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Images in each kind of batch that training makes, by the key that says so."""
+    sizes = {"batch_size": config.batch_size}
+    if config.reestimate.batches:
+        sizes["reestimate.batch_size"] = config.reestimate.batch_size
+    return sizes
+
+
+def _of_group(kind: type, group: ml_collections.ConfigDict, **others: Any) -> Any:
+    """Makes a dataclass of the values of the same names in a group of a config, and of others."""
+    names = {field.name for field in fields(kind)} - set(others)
+    return kind(**{name: _frozen(group[name]) for name in names}, **others)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value

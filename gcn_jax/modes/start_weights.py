@@ -1,0 +1,92 @@
+"""The weights that a training starts from."""
+
+import pathlib
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.manager import saved_steps
+from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.checkpoints.model_metadata import is_model_file
+from gcn_jax.checkpoints.pretrained import read_backbone
+from gcn_jax.config import settings
+from gcn_jax.console import bar, say
+from gcn_jax.data.batches import TrainBatches
+from gcn_jax.data.samples import Source
+from gcn_jax.errors import UserError
+from gcn_jax.models.preprocessing import PyTree, normalize
+from gcn_jax.runtime.compilation import platform_jit
+from gcn_jax.runtime.mesh import put_share, read_share, replicated
+from gcn_jax.training.batch_norm import reestimate_statistics
+from gcn_jax.training.step import Recipe
+
+
+def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, is_resumed: bool) -> None:
+    """Raises `UserError` unless the weights that the run would start from are there and fit the config's model."""
+    if is_resumed:
+        advice = "choose another --workdir, or delete this one to start again"
+        saved_config.check_same_model(config, workdir, "--workdir", advice)
+    elif config.init_from:
+        source = _init_from(config)
+        advice = "train that first, name another workdir or file, or start from random weights: --config.init_from="
+        if not source.is_file() and not saved_steps(source):
+            raise UserError(f"config.init_from={source}: holds no checkpoint; {advice}")
+        if not source.is_file() or is_model_file(source):
+            saved_config.check_same_model(config, source, "config.init_from", advice)
+
+
+def _init_from(config: ml_collections.ConfigDict) -> pathlib.Path:
+    return pathlib.Path(config.init_from).expanduser()
+
+
+def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The weights in ``config.init_from``: a run's best, an exported model's, or random ones but for the backbone's.
+
+    Args:
+      config: of this run.
+      variables: random.
+
+    Raises:
+      UserError: naming what is wrong with the file.
+    """
+    source = _init_from(config)
+    if source.is_file() and not is_model_file(source):
+        try:
+            variables, report = read_backbone(variables, source)
+        except ValueError as error:
+            raise UserError(f"config.init_from={error}") from error
+        for line in report.lines():
+            say(line)
+        return variables
+    step, variables = load_trained(source, "best")
+    say(f"starting from step {step} of {source}")
+    return variables
+
+
+def with_own_statistics(
+    config: ml_collections.ConfigDict, recipe: Recipe, variables: dict[str, PyTree], source: Source, mesh: Mesh
+) -> dict[str, PyTree]:
+    """The variables with batch norm's statistics of ``config.reestimate.batches`` training batches."""
+    batches = TrainBatches(
+        source,
+        settings.augmentation(config),
+        settings.reading(config),
+        batch_size=config.reestimate.batch_size,
+        num_batches=config.reestimate.batches,
+        seed=config.seed,
+        share=read_share(mesh),
+    )
+    normalized = platform_jit(lambda images: normalize(images, recipe.preprocessing), recipe.model.dtype, mesh)
+    with bar("statistics", config.reestimate.batches, "batch") as progress:
+
+        def images():
+            for batch in batches:
+                yield normalized(put_share(batch["image"], mesh))
+                progress.update()
+
+        try:
+            return reestimate_statistics(recipe.model, jax.device_put(variables, replicated(mesh)), images())
+        except ValueError as error:
+            raise UserError(f"config.reestimate.batches={config.reestimate.batches}: {error}") from error

@@ -1,0 +1,42 @@
+"""A profile of a few steps, for TensorBoard's profiler."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import jax
+
+from gcn_jax.console import say
+
+
+class Profile(contextlib.AbstractContextManager):
+    """Records the steps from the second after the start on, since the first compiles.
+
+    Args:
+      folder: to write to.
+      start: the step that the run starts or resumes from.
+      count: how many steps are recorded; 0: none.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int, count: int):
+        self._folder, self._steps, self._is_running = folder, range(start + 1, start + 1 + count), False
+
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Marks what is done in the block as a step."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+            self._is_running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if self._is_running and step == self._steps[-1]:
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._is_running = False
+        say(f"profile of steps {self._steps[0]} to {self._steps[-1]} written: {self._folder}")
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_running:
+            self._stop()
