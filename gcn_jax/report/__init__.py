@@ -1,1 +1,1 @@
-"""The page ``report.html``."""
+"""The page ``report.html``: Python prepares its values, ``templates/`` hold its markup, ``style.css`` its looks."""

@@ -1,13 +1,26 @@
-"""Charts as inline SVG, for the report: axes, lines and what surrounds them. Colours are the page's."""
+"""The report's charts: data with axes, and where each value lies in the drawing; `templates/chart.html` draws them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 _MOST_POINTS = 600  # of a curve
-_WIDTH, _HEIGHT = 360, 220  # of a chart, in units of its drawing
-LEFT, RIGHT, TOP, BOTTOM = 44, 342, 10, 184  # its plot area
+_MOST_DOTS = 40  # of a line whose points tell their values
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing's size and the sides of its plot area, in units of the drawing."""
+
+    width: int = 360
+    height: int = 220
+    left: int = 44
+    right: int = 342
+    top: int = 10
+    bottom: int = 184
+
+
+PLOT = Plot()
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,44 @@ class Axis:
         else:
             part = (value - self.low) / (self.high - self.low)
         return round(start + part * (end - start), 1)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart: a line, columns, or both, in data units.
+
+    Attributes:
+      title: above it.
+      summary: what it shows, for readers who cannot see it.
+      x, y: its axes.
+      x_name: below the x axis.
+      line: its points (x, y).
+      tips: a text of each point of the line, which is a dot then; or none.
+      columns: (start, end, height, tip) of each.
+      level: a dashed line across, as (y, text).
+      middle: x of a dashed line from bottom to top.
+      note: a sentence below it.
+    """
+
+    title: str
+    summary: str
+    x: Axis
+    y: Axis
+    x_name: str
+    line: Sequence[tuple[float, float]] = ()
+    tips: Sequence[str] = ()
+    columns: Sequence[tuple[float, float, int, str]] = ()
+    level: tuple[float, str] | None = None
+    middle: float | None = None
+    note: str = ""
+
+    def at_x(self, value: float) -> float:
+        """Where a value of the x axis lies in the drawing."""
+        return self.x.at(value, PLOT.left, PLOT.right)
+
+    def at_y(self, value: float) -> float:
+        """Where a value of the y axis lies in the drawing."""
+        return self.y.at(value, PLOT.bottom, PLOT.top)
 
 
 def linear_axis(values: Iterable[float], unit: str = "", least_step: float = 0.0, tight: bool = False) -> Axis:
@@ -56,39 +107,12 @@ def _tick(value: float, unit: str) -> str:
     return f"{value:.6g}{unit}"
 
 
-def chart(title: str, summary: str, x: Axis, y: Axis, x_name: str, marks: str, note: str = "") -> str:
-    """A chart with its axes; `marks` is the SVG of what it shows, `summary` says it to those who cannot see it."""
-    parts = []
-    for value, text in y.ticks.items():
-        at = y.at(value, BOTTOM, TOP)
-        parts.append(f'<path class="grid" d="M{LEFT} {at}H{RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at}" dy=".35em" text-anchor="end">{text}</text>')
-    for value, text in x.ticks.items():
-        at = x.at(value, LEFT, RIGHT)
-        parts.append(f'<path class="axis" d="M{at} {BOTTOM}v4"/>')
-        parts.append(f'<text x="{at}" y="{BOTTOM + 16}" text-anchor="middle">{text}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>{marks}')
-    parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{x_name}</text>')
-    label = escape(f"{title}: {summary}")
-    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    below = f"<p>{note}</p>" if note else ""
-    return f'<figure class="chart"><figcaption>{title}</figcaption>{svg}{below}</figure>'
+def few_tips(tips: Sequence[str]) -> Sequence[str]:
+    """The texts of a line's points, if they are few enough to be dots; otherwise none."""
+    return tips if len(tips) <= _MOST_DOTS else ()
 
 
-def line(points: list[tuple[float, float]], x: Axis, y: Axis, x_unit: str) -> str:
-    """A line through (x, y) points; few of them are dots too, which tell their values."""
-    places = [(x.at(a, LEFT, RIGHT), y.at(b, BOTTOM, TOP)) for a, b in points]
-    line = f'<polyline class="line" points="{" ".join(f"{a},{b}" for a, b in places)}"/>'
-    if len(points) > 40:
-        return line
-    texts = [f"{x_unit} {a:,g}: {b:.4g}" if x_unit == "step" else f"{a:g} {x_unit}: {b:.1f} %" for a, b in points]
-    return line + "".join(
-        f'<circle cx="{a}" cy="{b}" r="3"><title>{text}</title></circle>'
-        for (a, b), text in zip(places, texts, strict=True)
-    )
-
-
-def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def thin_out(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most `_MOST_POINTS` points, in order: the lowest and the highest of each stretch, so that no peak is lost."""
     if len(points) <= _MOST_POINTS:
         return points

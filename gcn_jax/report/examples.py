@@ -1,16 +1,15 @@
-"""The pictures of a report: evaluated images with what is wrong in them, the colours' legend, receptive fields."""
+"""The example pictures of a report, evaluated images with what is wrong in them, and the legend of their colours."""
 
 import io
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gcn_jax.data.images import encode_label
-from gcn_jax.data.specs import VOID, DatasetSpec
-from gcn_jax.report.html import data_uri, percent, swatch
+from gcn_jax.data.specs import VOID, ClassSpec, DatasetSpec
+from gcn_jax.report.values import data_uri
 
 _LARGEST_SIDE = 480  # pixels of an example's pictures
 _VOID_GREY = (200, 200, 200)
@@ -29,8 +28,26 @@ class Example:
     prediction: np.ndarray  # uint8 [H, W]
 
 
-def example(shown: Example, spec: DatasetSpec) -> str:
-    """Image, truth, prediction and errors, side by side."""
+@dataclass(frozen=True)
+class Pictures:
+    """What the page shows of an example.
+
+    Attributes:
+      image_id, rank, miou: the example's.
+      width, height: of each picture, pixels.
+      addresses: the ``data:`` URI of each, by what it shows.
+    """
+
+    image_id: str
+    rank: str
+    miou: float
+    width: int
+    height: int
+    addresses: dict[str, str]
+
+
+def draw_pictures(shown: Example, spec: DatasetSpec) -> Pictures:
+    """Draws image, truth, prediction and errors, which stand side by side."""
     palette = spec.palette()
     palette[VOID] = _VOID_GREY
     height, width = shown.label.shape
@@ -43,20 +60,13 @@ def example(shown: Example, spec: DatasetSpec) -> str:
     )
     buffer = io.BytesIO()
     photo.save(buffer, "JPEG", quality=85)
-    name = escape(shown.image_id)
-    pictures = {
+    addresses = {
         "image": data_uri("jpeg", buffer.getvalue()),
         "truth": data_uri("png", encode_label(label, palette)),
         "prediction": data_uri("png", encode_label(np.where(label == VOID, label, prediction), palette)),
         "errors": data_uri("png", _errors(np.asarray(photo.convert("L")), label, prediction)),
     }
-    figures = "".join(
-        f'<figure><img src="{uri}" width="{size[0]}" height="{size[1]}" loading="lazy" alt="{what} of {name}">'
-        f"<figcaption>{what}</figcaption></figure>"
-        for what, uri in pictures.items()
-    )
-    heading = f"<h3><b>{escape(shown.rank)}</b> {name} <span>mean IoU {percent(shown.miou)}</span></h3>"
-    return f'<article class="example">{heading}<div class="pictures">{figures}</div></article>'
+    return Pictures(shown.image_id, shown.rank, shown.miou, *size, addresses)
 
 
 def _errors(grey: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> bytes:
@@ -69,13 +79,8 @@ def _errors(grey: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> byte
     return encode_label(picture.astype(np.uint8), palette)
 
 
-def legend(result: dict[str, Any], spec: DatasetSpec, examples: list[Example]) -> str:
-    """The colours of the classes that have a score or occur in the examples, and of void."""
+def legend_entries(result: dict[str, Any], spec: DatasetSpec, examples: list[Example]) -> list[ClassSpec]:
+    """What colours mean: the classes that have a score or occur in the examples, then void and errors."""
     shown = {int(v) for e in examples for v in np.union1d(e.label, e.prediction)}
-    entries = [
-        f"<li>{swatch(c.color)}{escape(c.name)}</li>"
-        for i, c in enumerate(spec.classes)
-        if i in shown or result["iou_per_class"][c.name] is not None
-    ]
-    entries.append(f"<li>{swatch(_VOID_GREY)}void, not counted</li><li>{swatch(_WRONG_RED)}wrong, in errors</li>")
-    return f'<ul class="legend">{"".join(entries)}</ul>'
+    classes = [c for i, c in enumerate(spec.classes) if i in shown or result["iou_per_class"][c.name] is not None]
+    return [*classes, ClassSpec("void, not counted", _VOID_GREY), ClassSpec("wrong, in errors", _WRONG_RED)]

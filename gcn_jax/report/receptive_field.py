@@ -2,11 +2,10 @@
 
 import io
 from dataclasses import dataclass
-from html import escape
 
 from PIL import Image
 
-from gcn_jax.report.html import data_uri
+from gcn_jax.report.values import Row, Table, capitalized, data_uri
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,25 @@ class Field:
     rows: list[tuple[str, ...]]  # its numbers as a table: the head, then each run and pixel
 
 
-def receptive_field(field: Field) -> str:
+@dataclass(frozen=True)
+class FieldPicture:
+    """What the page shows of a field.
+
+    Attributes:
+      address: the picture's ``data:`` URI.
+      width, height: its size, pixels.
+      said: its numbers in words, for readers who cannot see it.
+      table: its numbers.
+    """
+
+    address: str
+    width: int
+    height: int
+    said: str
+    table: Table
+
+
+def field_picture(field: Field) -> FieldPicture:
     """The picture and its table."""
     head, *rows = field.rows
     said = "; ".join(
@@ -25,16 +42,5 @@ def receptive_field(field: Field) -> str:
     )
     with Image.open(io.BytesIO(field.png)) as picture:
         width, height = picture.size
-    heads = "".join(f'<th scope="col">{escape(name[0].upper() + name[1:])}</th>' for name in head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return (
-        "<p>Where the input changes the score of an output pixel: the gradient's absolute value, averaged over images. "
-        "Lengths are pixels of the network's input.</p>"
-        f'<img class="field" src="{data_uri("png", field.png)}" width="{width}" height="{height}" '
-        f'alt="{escape(f"Receptive fields. {said}")}">'
-        '<div class="box" tabindex="0" role="region" aria-label="Receptive fields in numbers">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    table = Table("Receptive fields in numbers", [capitalized(name) for name in head], [Row(r[0], r[1:]) for r in rows])
+    return FieldPicture(data_uri("png", field.png), width, height, said, table)

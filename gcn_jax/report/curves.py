@@ -1,0 +1,99 @@
+"""What the report's charts show: curves of training, mean IoU near boundaries, a histogram of the images."""
+
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+
+from gcn_jax.report.charts import Chart, few_tips, linear_axis, log_axis, thin_out
+from gcn_jax.report.values import percent
+
+
+def training_charts(records: list[dict[str, Any]]) -> list[Chart | str]:
+    """Charts of loss, learning rate and mean IoU; a sentence in place of one that has no values.
+
+    Args:
+      records: the lines of ``metrics.jsonl``.
+    """
+    return [
+        _curve("Loss", "loss", records) or "No loss was logged: no curve of the loss.",
+        _curve("Learning rate", "learning_rate", records) or "No learning rate was logged: no curve of it.",
+        _curve("Mean IoU", "miou", records, "%") or "No evaluation during training yet: no curve of mean IoU.",
+    ]
+
+
+def _curve(title: str, key: str, records: list[dict[str, Any]], unit: str = "") -> Chart | None:
+    """A chart of a logged value by step, of its finite values; None if there are none."""
+    factor = 100 if unit else 1
+    logged = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+    points = thin_out([(step, factor * value) for step, value in logged if math.isfinite(value)])
+    if not points:
+        return None
+    values = [value for _, value in points]
+    is_wide = key == "loss" and min(values) > 0 and max(values) > 100 * min(values)
+    (first, start), (last, end) = points[0], points[-1]
+    skipped = len(logged) - sum(math.isfinite(value) for _, value in logged)
+    return Chart(
+        title,
+        summary=f"{start:.3g}{unit} at step {first:,}, {end:.3g}{unit} at step {last:,}",
+        x=linear_axis((step for step, _ in points), least_step=1, tight=True),
+        y=log_axis(values) if is_wide else linear_axis(values, unit),
+        x_name="step",
+        line=points,
+        tips=few_tips([f"step {step:,g}: {value:.4g}" for step, value in points]),
+        note="Logarithmic scale. " * is_wide + f"Left out: {skipped:,} not finite." * bool(skipped),
+    )
+
+
+def boundary_chart(result: dict[str, Any]) -> Chart | str:
+    """A chart of the mean IoU of the pixels near boundaries, by how near.
+
+    Args:
+      result: the content of ``eval.json``.
+    """
+    scores = {int(width): score for width, score in result["trimap_miou"].items()}
+    points = sorted((float(width), 100 * score) for width, score in scores.items() if score is not None)
+    if not points:
+        return "No pixel near a boundary was counted: no curve of mean IoU near boundaries."
+    overall = [] if result["miou"] is None else [100 * result["miou"]]
+    (near, low), (far, high) = points[0], points[-1]
+    return Chart(
+        "Mean IoU near boundaries",
+        summary=f"{low:.1f} % within {near:g} px, {high:.1f} % within {far:g} px",
+        x=linear_axis((width for width, _ in points), least_step=1, tight=True),
+        y=linear_axis([score for _, score in points] + overall, "%"),
+        x_name="distance to the nearest boundary, at most (px)",
+        line=points,
+        tips=few_tips([f"{width:g} px: {score:.1f} %" for width, score in points]),
+        level=(overall[0], f"whole images {overall[0]:.1f} %") if overall else None,
+    )
+
+
+def image_histogram(result: dict[str, Any]) -> Chart | str:
+    """A histogram: how many images have which mean IoU.
+
+    Args:
+      result: the content of ``eval.json``.
+    """
+    scores = [score for score in result["miou_per_image"].values() if score is not None]
+    if not scores:
+        return "No image was counted: no histogram of mean IoU by image."
+    counts, edges = np.histogram(scores, 20, (0, 1))
+    ends = (100 * edges).tolist()
+    columns = []
+    for count, low, high in zip(counts.tolist(), ends[:-1], ends[1:], strict=True):
+        columns.append((low, high, count, f"{low:.0f}–{high:.0f} %: {count:,} image{'' if count == 1 else 's'}"))
+    middle = statistics.median(scores)
+    left_out = len(result["miou_per_image"]) - len(scores)
+    note = f"Dashed: the median, {percent(middle)}. "
+    return Chart(
+        "Images by their mean IoU",
+        summary=f"median {percent(middle)}",
+        x=linear_axis((0, 100), "%"),
+        y=linear_axis((0, int(counts.max())), least_step=1),
+        x_name="mean IoU of the image",
+        columns=columns,
+        middle=100 * middle,
+        note=note + f"Left out: {left_out:,} without a counted pixel." * bool(left_out),
+    )
