@@ -5,17 +5,21 @@ import html
 import io
 import json
 import math
+import pathlib
 import re
 import shutil
 import subprocess
+import tomllib
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import jinja2
 import markupsafe
 import numpy as np
 import pytest
 from PIL import Image
 
+import gcn_jax
 from gcn_jax.data.specs import VOC, ClassSpec, DatasetSpec
 from gcn_jax.report import page as report
 
@@ -209,6 +213,67 @@ def test_users_texts_are_escaped():
     assert EVIL in [text(name) for name in tree.iterfind(".//span[@class='name']")]
     assert not [e for e in tree.iter() if "onload" in e.attrib]
     assert not [e for e in tree.iter("b") if text(e).startswith("&")]
+
+
+def page_of(texts):
+    """A page of which each text that comes from users is another of `texts`: 14 of at most 18 letters."""
+    texts = iter(texts)
+    title, other, image_id, rank, data, crf = (next(texts) for _ in range(6))
+    spec = DatasetSpec("tiny", tuple(ClassSpec(next(texts), c.color) for c in SPEC.classes))
+    renamed = dict(zip(SPEC.class_names, spec.class_names, strict=True))
+    scores = {
+        key: {renamed[name]: value for name, value in RESULT[key].items()}
+        for key in ("iou_per_class", "accuracy_per_class", "boundary_iou_per_class")
+    }
+    result = {**RESULT, **scores, "data": data, "protocol": {**RESULT["protocol"], "crf": crf}}
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(picture, "PNG")
+    field = report.Field(picture.getvalue(), [(next(texts), next(texts)), (next(texts), next(texts))])
+    runs = {title: result, other: result}
+    return render(title, result, spec, examples=[example(image_id=image_id, rank=rank)], runs=runs, field=field)
+
+
+def contents(element):
+    """All that a page holds, in order: tags, names of attributes, values, texts."""
+    for e in element.iter():
+        yield from (e.tag, *(part for item in e.items() for part in item), e.text or "", e.tail or "")
+
+
+def test_no_text_changes_the_page_around_it():
+    plain = [f"{i:0>16}" for i in range(14)]
+    hostile = [f"</b \"'{{{{x}}}}&lt;{i:x}" for i in range(14)]
+    assert {len(t) for t in hostile} == {len(t) for t in plain}  # so that all places are the same
+    expected = list(contents(parse(page_of(plain))))
+    for before, after in zip(plain, hostile, strict=True):
+        assert any(before in part for part in expected), before
+        expected = [part.replace(before, after) for part in expected]
+    assert list(contents(parse(page_of(hostile)))) == expected
+
+
+def test_no_template_can_forget_to_escape():
+    assert report.TEMPLATES.autoescape is True
+    assert report.TEMPLATES.undefined is jinja2.StrictUndefined
+    folder = pathlib.Path(report.__file__).parent
+    templates = sorted((folder / "templates").glob("*"))
+    assert templates
+    for path in (*templates, *folder.glob("*.py"), folder / "style.css"):
+        ways_around = r"\|\s*(safe|xmlattr|tojson|urlize|forceescape)\b|{%-?\s*autoescape|\bMarkup\b|__html__|={{"
+        assert not re.search(ways_around, path.read_text()), path
+
+
+def test_the_style_is_the_file():
+    """Jinja2 reads it as a template: nothing in it may look like one."""
+    style = (pathlib.Path(report.__file__).parent / "style.css").read_text()
+    assert text(parse(render()).find(".//style")).strip() == style.strip()
+
+
+def test_the_wheel_holds_templates_and_style():
+    package = pathlib.Path(gcn_jax.__file__).parent
+    project = tomllib.loads((package.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["gcn_jax"]
+    held = {path for pattern in patterns for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert held == files
 
 
 def test_classes_are_ordered_by_iou():
