@@ -1,4 +1,4 @@
-"""Heat maps with what helps to read them: a mark, circles, a length, a scale of colours."""
+"""Heat maps of receptive fields, with a mark at the output pixel, circles around it and a scale."""
 
 from dataclasses import dataclass
 
@@ -34,10 +34,10 @@ class Panel:
     """A map to draw.
 
     Attributes:
-      title: over it, such as the run's name; of a long one the end is kept.
+      title: above the map, such as the run's name; only the end of a long one is shown.
       values: float [S, S], not negative; drawn relative to their maximum.
-      row, column: of the pixel that they are about.
-      radius_50, radius_90: of the circles around it, pixels.
+      row, column: the pixel that the values are about.
+      radius_50, radius_90: of the circles around that pixel, in pixels.
       caption: below it.
     """
 
@@ -51,7 +51,7 @@ class Panel:
 
 
 def ramp(count: int = 256) -> np.ndarray:
-    """Colours of even steps, as the eye sees them: uint8 [count, 3], sRGB."""
+    """Colours in steps that look even to the eye: uint8 [count, 3], sRGB."""
     points = np.array(_CONTROL_POINTS)
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     at = np.linspace(0, lengths[-1], count)
@@ -62,7 +62,7 @@ def ramp(count: int = 256) -> np.ndarray:
 
 
 def sheet(columns: list[list[Panel]]) -> np.ndarray:
-    """Columns of panels side by side, and below them what the colours and marks mean: uint8 [H, W, 3]."""
+    """A picture, uint8 [H, W, 3]: columns of panels side by side, and below them what the colours and marks mean."""
     font = ImageFont.load_default(14)
     height = max(map(len, columns)) * (_SIDE + 2 * _LINE + _GAP)
     width = _GAP + len(columns) * (_SIDE + _GAP)
@@ -71,27 +71,27 @@ def sheet(columns: list[list[Panel]]) -> np.ndarray:
     for i, column in enumerate(columns):
         for j, panel in enumerate(column):
             left, top = _GAP + i * (_SIDE + _GAP), _GAP + j * (_SIDE + 2 * _LINE + _GAP)
-            draw.text((left, top), _fitted(panel.title, font), "black", font)
-            picture.paste(_drawn(panel, font), (left, top + _LINE))
+            draw.text((left, top), _fit_title(panel.title, font), "black", font)
+            picture.paste(_draw_panel(panel, font), (left, top + _LINE))
             draw.text((left, top + _LINE + _SIDE + 2), panel.caption, "black", font)
-    _key(draw, _GAP + height, font)
+    _draw_key(draw, _GAP + height, font)
     return np.asarray(picture)
 
 
-def _fitted(title: str, font) -> str:
-    """The title, or as much of its end as is as wide as a panel."""
+def _fit_title(title: str, font) -> str:
+    """The title, or as much of its end as fits over a panel."""
     first = next(i for i in range(len(title) + 1) if font.getlength(f"…{title[i:]}") <= _SIDE)
     return f"…{title[first:]}" if first else title
 
 
-def _drawn(panel: Panel, font) -> Image.Image:
+def _draw_panel(panel: Panel, font) -> Image.Image:
     """The map with its marks, `_SIDE` pixels wide."""
     length = len(panel.values)
     small = Image.fromarray(panel.values.astype(np.float32))
     method = Image.Resampling.BOX if length > _SIDE else Image.Resampling.NEAREST
     values = np.asarray(small.resize((_SIDE, _SIDE), method))
     colors = ramp()
-    shades = np.sqrt(values / values.max())  # by the root: a field's faint parts show, too
+    shades = np.sqrt(values / values.max())  # the square root makes a field's faint parts visible
     picture = Image.fromarray(colors[np.rint(shades * (len(colors) - 1)).astype(int)])
 
     layer = Image.new("RGBA", (2 * _SIDE, 2 * _SIDE))  # drawn twice as large, then halved: smooth lines
@@ -102,8 +102,8 @@ def _drawn(panel: Panel, font) -> Image.Image:
         for start, end in ((10, 26), (-26, -10)):
             draw.line((x + start, y, x + end, y), color, line)
             draw.line((x, y + start, x, y + end), color, line)
-        _circle(draw, (x, y), panel.radius_50 * unit, color, line, 360)
-        _circle(draw, (x, y), panel.radius_90 * unit, color, line, 6)
+        _draw_circle(draw, (x, y), panel.radius_50 * unit, color, line, 360)
+        _draw_circle(draw, (x, y), panel.radius_90 * unit, color, line, 6)
         draw.line((20, 2 * _SIDE - 20, 20 + bar * unit, 2 * _SIDE - 20), color, line + 2)
     layer = layer.resize((_SIDE, _SIDE), Image.Resampling.BOX)
     picture.paste(layer, mask=layer)
@@ -112,21 +112,21 @@ def _drawn(panel: Panel, font) -> Image.Image:
     return picture
 
 
-def _circle(draw, middle: tuple[float, float], radius: float, color, line: int, dash: int) -> None:
-    """A circle of dashes, in degrees; 360: a whole one."""
+def _draw_circle(draw, middle: tuple[float, float], radius: float, color, line: int, dash: int) -> None:
+    """A dashed circle; `dash` is the length of a dash in degrees, 360 for a whole circle."""
     box = (middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius)
     for start in range(0, 360, 2 * dash):
         draw.arc(box, start, start + dash, color, line)
 
 
 def _round_length(most: float) -> float:
-    """The largest 1, 2 or 5 times a power of ten up to a length."""
+    """The largest of 1, 2 or 5 times a power of ten that is not above a length."""
     power = 10.0 ** np.floor(np.log10(most))
     return max(factor * power for factor in (1, 2, 5) if factor * power <= most)
 
 
-def _key(draw, top: int, font) -> None:
-    """What colours and lines mean."""
+def _draw_key(draw, top: int, font) -> None:
+    """Draws what colours and lines mean."""
     colors = ramp(_SIDE)
     for i, color in enumerate(colors):
         draw.line((_GAP + i, top, _GAP + i, top + 12), tuple(color.tolist()))
