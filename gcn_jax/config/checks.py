@@ -46,50 +46,69 @@ def _is_crf(text: str) -> bool:
     return True
 
 
-def _all_at_least(least: float, above: bool = False) -> tuple[Callable[[Any], bool], str]:
-    wording = f"one or more numbers, {'above' if above else 'at least'} {least:g}"
-    return lambda values: len(values) > 0 and (min(values) > least or (not above and min(values) == least)), wording
-
-
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return choices.__contains__, f"one of {', '.join(choices)}"
 
 
+_POSITIVE = (_positive, "positive")
+_NOT_NEGATIVE = (_not_negative, "0 or more")
+_BELOW_ONE = (_fraction, "at least 0 and below 1")
+_ALL_POSITIVE = (lambda values: len(values) > 0 and min(values) > 0, "one or more numbers, above 0")
+_NONE_NEGATIVE = (lambda values: len(values) > 0 and min(values) >= 0, "one or more numbers, at least 0")
+
+# Key -> what its value must fulfil, and the same in words. Keys of `model` are checked by `build_model`.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("num_steps", "batch_size", "log_every", "eval_every"), (_positive, "positive")),
-    **dict.fromkeys(("checkpoint_every", "keep_checkpoints"), (_positive, "positive")),
-    **dict.fromkeys(("data.num_threads", "data.prefetch", "eval.num_pictures"), (_not_negative, "0 or more")),
-    **dict.fromkeys(("optimizer.weight_decay", "optimizer.clip_norm", "seed"), (_not_negative, "0 or more")),
-    **dict.fromkeys(("optimizer.momentum", "optimizer.ema_decay"), (_fraction, "at least 0 and below 1")),
-    **dict.fromkeys(("optimizer.learning_rate", "optimizer.poly_power"), (_positive, "positive")),
-    "optimizer.backbone_rate": (_positive, "positive; to fix the backbone set config.model.freeze=res5"),
-    "reestimate.batches": (_not_negative, "0 or more"),
-    "reestimate.batch_size": (_positive, "positive"),
-    **dict.fromkeys(("optimizer.accumulate", "eval.batch_size", "mesh.space"), (_positive, "positive")),
-    "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
+    "num_steps": _POSITIVE,
+    "batch_size": _POSITIVE,
+    "seed": _NOT_NEGATIVE,
+    "log_every": _POSITIVE,
+    "eval_every": _POSITIVE,
+    "checkpoint_every": _POSITIVE,
+    "keep_checkpoints": _POSITIVE,
     "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
     "data.scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers, 0 < low <= high"),
     "data.color_jitter": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "data.mean": (_three_numbers, "three numbers, RGB, 0-255"),
     "data.std": (lambda value: _three_numbers(value) and min(value) > 0, "three positive numbers, RGB, 0-255"),
     "data.channels": _one_of("RGB", "BGR"),
+    "data.num_threads": _NOT_NEGATIVE,
+    "data.prefetch": _NOT_NEGATIVE,
+    "optimizer.learning_rate": _POSITIVE,
     "optimizer.schedule": _one_of(*SCHEDULES),
+    "optimizer.poly_power": _POSITIVE,
+    "optimizer.momentum": _BELOW_ONE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.backbone_rate": (_positive, "positive; to fix the backbone set config.model.freeze=res5"),
     "optimizer.decay": _one_of(*DECAYED),
     "optimizer.loss": _one_of(*REDUCTIONS),
-    "distributed.coordinator": (lambda value: bool(re.fullmatch(r"(.+:\d+)?", value)), "HOST:PORT, or empty"),
-    **dict.fromkeys(("distributed.num_processes", "distributed.timeout"), (_positive, "positive")),
-    "distributed.process_id": (_not_negative, "0 or more"),
-    "eval.checkpoint": _one_of("best", "latest"),
+    "optimizer.accumulate": _POSITIVE,
+    "optimizer.clip_norm": _NOT_NEGATIVE,
+    "optimizer.ema_decay": _BELOW_ONE,
+    "eval.batch_size": _POSITIVE,
     "eval.scales": (lambda value: len(value) > 0 and min(value) > 0, "one or more positive numbers, such as 0.75,1.0"),
     "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
     "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
     "eval.crf": (_is_crf, crf.FORMAT),
-    "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
-    **{f"crf_search.{name}": _all_at_least(0) for name in ("iterations", "position_weight", "bilateral_weight")},
-    **{f"crf_search.{name}": _all_at_least(0, above=True) for name in ("position_sigma", "sigma_xy", "sigma_rgb")},
+    "eval.checkpoint": _one_of("best", "latest"),
+    "eval.num_pictures": _NOT_NEGATIVE,
     "predict.format": _one_of("masks", "voc", "cityscapes"),
+    "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
+    "crf_search.iterations": _NONE_NEGATIVE,
+    "crf_search.position_weight": _NONE_NEGATIVE,
+    "crf_search.position_sigma": _ALL_POSITIVE,
+    "crf_search.bilateral_weight": _NONE_NEGATIVE,
+    "crf_search.sigma_xy": _ALL_POSITIVE,
+    "crf_search.sigma_rgb": _ALL_POSITIVE,
+    "reestimate.batches": _NOT_NEGATIVE,
+    "reestimate.batch_size": _POSITIVE,
     "receptive_field.pixels": (_pairs_of_fractions, "pairs of row and column, each from 0 to 1, such as 0.5,0.5"),
-    "receptive_field.images": (_positive, "positive"),
+    "receptive_field.images": _POSITIVE,
+    "mesh.data": (lambda value: value == -1 or value > 0, "positive, or -1 for all devices that are left"),
+    "mesh.space": _POSITIVE,
+    "distributed.coordinator": (lambda value: bool(re.fullmatch(r"(.+:\d+)?", value)), "HOST:PORT, or empty"),
+    "distributed.num_processes": _POSITIVE,
+    "distributed.process_id": _NOT_NEGATIVE,
+    "distributed.timeout": _POSITIVE,
 }
 
 

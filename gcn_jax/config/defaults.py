@@ -8,9 +8,8 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # What decides which tensors a model has and what they mean; equal in every checkpoint that a run may start from.
 ARCHITECTURE = (
-    *("backbone", "width", "strides_in"),
-    *("head", "kernel_size", "head_width", "branches", "boundary_refine"),
-)
+    "backbone", "width", "strides_in", "head", "kernel_size", "head_width", "branches", "boundary_refine",
+)  # fmt: skip
 
 PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
 
