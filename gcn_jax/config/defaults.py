@@ -1,5 +1,8 @@
 """Every config value with its default."""
 
+import copy
+from typing import Any
+
 import ml_collections
 
 # Means and standard deviations of ImageNet's RGB channels, 0-255, as torchvision states them.
@@ -17,99 +20,101 @@ PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's in
 RETIRED = {"predict.crf": "eval.crf"}
 
 
+# The paper's network and solver, with our choices where the paper is silent; data and length are a recipe's.
+_DEFAULTS: dict[str, Any] = {
+    "num_steps": 0,  # batches in all
+    "batch_size": 1,  # images a step, over all devices
+    "seed": 0,  # of initialisation, data order and augmentation
+    "data_dir": "",  # where the official files are; empty: download them
+    "init_from": "",  # a workdir, whose best weights to start from, or a file of weights; empty: random ones
+    "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
+    "log_every": 20,  # steps
+    "eval_every": 5000,  # steps; an evaluation is also a checkpoint
+    "checkpoint_every": 1000,  # steps
+    "keep_checkpoints": 2,  # the newest; the best by mean IoU stays besides
+    "model": {  # the arguments of `gcn_jax.build_model`
+        "backbone": "resnet152",
+        "width": 64,
+        "kernel_size": 15,
+        "boundary_refine": True,
+        "head": "gcn",
+        "head_width": 1024,
+        "branches": "sum",
+        "strides_in": "v1.5",
+        "norm": "frozen",
+        "freeze": "",
+        "remat": False,
+        "dtype": "float32",
+    },
+    "data": {
+        "train": "",  # such as "sbd/train+voc_segmentation/train-voc_segmentation/val": see data/sources.py
+        "eval": "",
+        "classes": (),  # of a `folder`, as the lines of its classes.txt; empty: what the folder says
+        "size": 512,  # training images are cropped and padded to size x size
+        "flip": True,  # left and right, every second time; the paper's only augmentation
+        "scale": (1.0, 1.0),  # the range of a random factor; beyond the paper, as the next two
+        "place_anywhere": False,  # put images that are smaller than size anywhere in it, not at the top left
+        "color_jitter": 0.0,  # brightness, contrast and saturation change by a factor of up to 1 +- this
+        "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
+        "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
+        "channels": "RGB",  # or "BGR", what the model gets; mean and std are given in RGB order for both
+        "num_threads": 4,  # that read and decode
+        "prefetch": 16,  # samples read ahead, or a batch a thread if that is more
+    },
+    "optimizer": {
+        "learning_rate": 2.6e-5,  # FCN's 1e-10 on the summed loss of 512 x 512 pixels (our choice)
+        "schedule": "fixed",  # or "poly"
+        "poly_power": 0.9,
+        "momentum": 0.99,
+        "weight_decay": 5e-4,
+        "backbone_rate": 1.0,  # the backbone's learning rate to that of the rest; model.freeze fixes it
+        "decay": "all",  # or "kernels": what weight decay applies to
+        "loss": "mean",  # over non-void pixels, or their "sum"
+        "accumulate": 1,  # batches whose mean gradient makes one update
+        "clip_norm": 0.0,  # of the gradient, global; 0: off
+        "ema_decay": 0.0,  # of an exponential moving average of the parameters, then evaluated; 0: off
+    },
+    "eval": {  # how images are labelled, in training's evaluations, --mode=eval and predict
+        "batch_size": 1,  # rounded up to a multiple of the mesh's data axis
+        "scales": (1.0,),  # by which each image is resized; the probabilities are averaged
+        "flip": False,  # also average over the mirrored image
+        "window": 0,  # side of the overlapping windows in which images are taken, pixels; 0: whole, if possible
+        "stride": 0,  # of the windows, at most; 0: two thirds of their side
+        "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `gcn_jax.crf.parse`
+        "checkpoint": "best",  # or "latest": what --mode=eval and predict use
+        "num_pictures": 4,  # of the evaluations in training
+    },
+    "predict": {
+        "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
+    },
+    "crf_search": {  # --mode=crf_search tries all combinations of these values
+        "num_images": 20,  # of data.eval, evenly spaced; 0: all
+        "iterations": (10,),
+        "position_weight": (3.0,),
+        "position_sigma": (1.0, 3.0),
+        "bilateral_weight": (4.0, 8.0),
+        "sigma_xy": (40.0, 67.0, 100.0),
+        "sigma_rgb": (3.0, 6.0, 12.0),
+    },
+    "reestimate": {  # the backbone's batch norm statistics, before the first step
+        "batches": 0,  # of training data; 0: off
+        "batch_size": 16,
+    },
+    "receptive_field": {  # of --mode=receptive_field
+        "pixels": (0.5, 0.5),  # a row and a column, as fractions of the height and width; and so on
+        "images": 8,  # of data.eval, that the gradients are averaged over
+    },
+    "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
+    "plan": {"topology": ""},  # of --mode=plan, such as v5e:2x4; empty: the local devices
+    "distributed": {  # training over several processes, which share the workdir
+        "coordinator": "",  # HOST:PORT, a free port of process 0's host, the same in all; empty: one process
+        "num_processes": 1,
+        "process_id": 0,  # 0, 1, ..., each once
+        "timeout": 100,  # seconds that processes wait for each other at the start, and for a silent one later
+    },
+}
+
+
 def default() -> ml_collections.ConfigDict:
-    """The paper's network and solver, with our choices where the paper is silent; data and length are a recipe's."""
-    return ml_collections.ConfigDict(
-        {
-            "num_steps": 0,  # batches in all
-            "batch_size": 1,  # images a step, over all devices
-            "seed": 0,  # of initialisation, data order and augmentation
-            "data_dir": "",  # where the official files are; empty: download them
-            "init_from": "",  # a workdir, whose best weights to start from, or a file of weights; empty: random ones
-            "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
-            "log_every": 20,  # steps
-            "eval_every": 5000,  # steps; an evaluation is also a checkpoint
-            "checkpoint_every": 1000,  # steps
-            "keep_checkpoints": 2,  # the newest; the best by mean IoU stays besides
-            "model": {  # the arguments of `gcn_jax.build_model`
-                "backbone": "resnet152",
-                "width": 64,
-                "kernel_size": 15,
-                "boundary_refine": True,
-                "head": "gcn",
-                "head_width": 1024,
-                "branches": "sum",
-                "strides_in": "v1.5",
-                "norm": "frozen",
-                "freeze": "",
-                "remat": False,
-                "dtype": "float32",
-            },
-            "data": {
-                "train": "",  # such as "sbd/train+voc_segmentation/train-voc_segmentation/val": see data/sources.py
-                "eval": "",
-                "classes": (),  # of a `folder`, as the lines of its classes.txt; empty: what the folder says
-                "size": 512,  # training images are cropped and padded to size x size
-                "flip": True,  # left and right, every second time; the paper's only augmentation
-                "scale": (1.0, 1.0),  # the range of a random factor; beyond the paper, as the next two
-                "place_anywhere": False,  # put images that are smaller than size anywhere in it, not at the top left
-                "color_jitter": 0.0,  # brightness, contrast and saturation change by a factor of up to 1 +- this
-                "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
-                "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
-                "channels": "RGB",  # or "BGR", what the model gets; mean and std are given in RGB order for both
-                "num_threads": 4,  # that read and decode
-                "prefetch": 16,  # samples read ahead, or a batch a thread if that is more
-            },
-            "optimizer": {
-                "learning_rate": 2.6e-5,  # FCN's 1e-10 on the summed loss of 512 x 512 pixels (our choice)
-                "schedule": "fixed",  # or "poly"
-                "poly_power": 0.9,
-                "momentum": 0.99,
-                "weight_decay": 5e-4,
-                "backbone_rate": 1.0,  # the backbone's learning rate to that of the rest; model.freeze fixes it
-                "decay": "all",  # or "kernels": what weight decay applies to
-                "loss": "mean",  # over non-void pixels, or their "sum"
-                "accumulate": 1,  # batches whose mean gradient makes one update
-                "clip_norm": 0.0,  # of the gradient, global; 0: off
-                "ema_decay": 0.0,  # of an exponential moving average of the parameters, then evaluated; 0: off
-            },
-            "eval": {  # how images are labelled, in training's evaluations, --mode=eval and predict
-                "batch_size": 1,  # rounded up to a multiple of the mesh's data axis
-                "scales": (1.0,),  # by which each image is resized; the probabilities are averaged
-                "flip": False,  # also average over the mirrored image
-                "window": 0,  # side of the overlapping windows in which images are taken, pixels; 0: whole, if possible
-                "stride": 0,  # of the windows, at most; 0: two thirds of their side
-                "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `gcn_jax.crf.parse`
-                "checkpoint": "best",  # or "latest": what --mode=eval and predict use
-                "num_pictures": 4,  # of the evaluations in training
-            },
-            "predict": {
-                "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
-            },
-            "crf_search": {  # --mode=crf_search tries all combinations of these values
-                "num_images": 20,  # of data.eval, evenly spaced; 0: all
-                "iterations": (10,),
-                "position_weight": (3.0,),
-                "position_sigma": (1.0, 3.0),
-                "bilateral_weight": (4.0, 8.0),
-                "sigma_xy": (40.0, 67.0, 100.0),
-                "sigma_rgb": (3.0, 6.0, 12.0),
-            },
-            "reestimate": {  # the backbone's batch norm statistics, before the first step
-                "batches": 0,  # of training data; 0: off
-                "batch_size": 16,
-            },
-            "receptive_field": {  # of --mode=receptive_field
-                "pixels": (0.5, 0.5),  # a row and a column, as fractions of the height and width; and so on
-                "images": 8,  # of data.eval, that the gradients are averaged over
-            },
-            "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
-            "plan": {"topology": ""},  # of --mode=plan, such as v5e:2x4; empty: the local devices
-            "distributed": {  # training over several processes, which share the workdir
-                "coordinator": "",  # HOST:PORT, a free port of process 0's host, the same in all; empty: one process
-                "num_processes": 1,
-                "process_id": 0,  # 0, 1, ..., each once
-                "timeout": 100,  # seconds that processes wait for each other at the start, and for a silent one later
-            },
-        }
-    )
+    """A config of all keys with their defaults, for a recipe to start from."""
+    return ml_collections.ConfigDict(copy.deepcopy(_DEFAULTS))
