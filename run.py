@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import sys
 from types import FrameType
@@ -43,10 +44,12 @@ def parse_flags(argv: list[str]) -> None:
     except OSError as error:  # what ml_collections raises if it cannot load the file
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from error
     except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown key
-        key = str(error).strip("\"'")
+        key = re.findall(r"\w+", str(error))[0]
+        known = re.search(r'Did you mean \\*"(\w+)', str(error))
         given = (argument.partition("=")[0] for argument in argv)
         flag = next((flag for flag in given if flag.endswith(f".{key}")), f"--config.{key}")
-        raise UserError(checks.unknown_key(flag.removeprefix("--config."))) from error
+        hint = f"; did you mean {known[1]}?" if known else ""
+        raise UserError(f"--{checks.unknown_key(flag.removeprefix('--config.'))}{hint}") from error
     except flags.Error as error:  # its last line is the message of what get_config raised, if that was it
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("gcn_jax.errors.UserError: ")) from error
     if extra:

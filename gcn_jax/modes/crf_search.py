@@ -98,6 +98,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
 
 def score_table(scores: dict[str, float]) -> str:
     """Lines of text: what to set, the mean IoU in percent, and the gain over no CRF."""
-    head = [f"--config.eval.crf={','.join(name.upper() for name in NAMES)}", "mean IoU (%)", "gain"]
+    head = ["--config.eval.crf=", "mean IoU (%)", "gain"]
     rows = [(text or "(none)", f"{100 * m:.2f}", f"{100 * (m - scores['']):+.2f}") for text, m in scores.items()]
-    return table([head], rows)
+    return f"{', '.join(NAMES)}:\n{table([head], rows)}"
