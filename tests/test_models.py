@@ -1,6 +1,13 @@
 """The network's structure, and its numbers against an independent PyTorch twin."""
 
+import doctest
 import functools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
 
 import flax
 import jax
@@ -9,11 +16,13 @@ import numpy as np
 import optax
 import pytest
 
+from gcn_jax import models
 from gcn_jax.config import settings
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.decoders.gcn import BoundaryRefine
 from gcn_jax.models.heads import GlobalConv
 from gcn_jax.models.layers import Conv, ConvTranspose, bilinear_kernel
+from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.convolution import conv_transpose2d
 from gcn_jax.training.loss import cross_entropy
 
@@ -129,6 +138,7 @@ def test_stage_features_have_the_papers_sizes():
         ("norm", "x"),
         ("dtype", "int8"),
         ("num_classes", 1),
+        ("convolutions", "slow"),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_value(argument, value):
@@ -198,6 +208,120 @@ def test_remat_changes_nothing_but_memory():
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
     plain, again = (gradient(variables["params"], remat) for remat in (False, True))
     assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-6), plain, again))
+
+
+def with_gradients(**changes):
+    """The logits and gradients of a model of `changes`, as a function of parameters and images, and its variables.
+
+    It is wide enough for every form of a convolution.
+    """
+    model = build_model(**{"num_classes": 5, "backbone": "resnet14", "width": 32, "kernel_size": 7, **changes})
+    variables = randomize(init_variables(model, 0))
+
+    def apply(params, images):
+        def loss(params):
+            logits = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])[0]
+            return jnp.square(logits).mean(), logits
+
+        gradients, logits = jax.grad(loss, has_aux=True)(params)
+        return logits, gradients
+
+    return apply, variables["params"]
+
+
+IMAGES = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("changes", [{}, {"remat": True, "backbone": "resnet50_gcn", "width": 8}])
+def test_plain_convolutions_compute_the_same(changes):
+    results = []
+    for convolutions in ("fast", "plain"):
+        apply, params = with_gradients(**changes, convolutions=convolutions)
+        results.append(jax.jit(apply)(params, IMAGES))
+    for fast, plain in zip(*map(jax.tree.leaves, results), strict=True):
+        assert relative(fast, plain) < 1e-4
+
+
+@pytest.mark.parametrize("changes", [{}, {"remat": True, "dtype": "bfloat16"}, {"norm": "train", "head": "conv"}])
+def test_plain_convolutions_are_xlas_on_every_platform(changes):
+    apply, params = with_gradients(**changes, convolutions="plain")
+    texts = set()
+    for platform, lowered_for in ((None, "cpu"), (None, "tpu"), ("cpu", "cpu"), ("tpu", "tpu"), ("gpu", "cuda")):
+        with xla.platform(platform):
+            lowered = jax.jit(apply).trace(params, IMAGES).lower(lowering_platforms=(lowered_for,))
+        texts.add(re.sub("mhlo.num_partitions = .*", "", lowered.as_text()))
+    assert len(texts) == 1
+    text = texts.pop()
+    convs = 1 + 4 * 4 + 4 * (1 if "head" in changes else 4) + 9 * 2 + 5
+    assert len(re.findall(r"stablehlo\.convolution", text)) >= 3 * convs - 1, "each, and its two gradients"
+    assert "stablehlo.dot_general" not in text
+    assert "stablehlo.case" not in text
+    assert ("optimization_barrier" in text) == ("remat" in changes), "those of remat alone"
+
+
+def test_a_trace_of_other_convolutions_is_not_used_again():
+    """Whatever was traced before in this process, by the model's argument and by the context."""
+
+    def products(apply, params):
+        return str(jax.make_jaxpr(apply)(params, IMAGES)).count("dot_general")
+
+    counts = [products(*with_gradients(convolutions=c)) for c in ("fast", "plain", "fast", "plain")]
+    assert counts[0] == counts[2] > 0 == counts[1] == counts[3]
+    kernel = jnp.ones((4, 4, 3, 3))
+    jitted = jax.jit(jax.grad(lambda x: jnp.square(conv_transpose2d(x, kernel)).sum()))
+    x, texts = jnp.ones((1, 8, 8, 3)), []
+    for convolutions in ("fast", "plain", "fast"):
+        with xla.convolutions(convolutions):
+            texts.append(jitted.lower(x).as_text())
+    assert texts[0] == texts[2] != texts[1]
+
+
+COPIED = """
+import builtins, importlib, pkgutil, sys
+sys.path.insert(0, {folder!r})
+allowed = {{"net", "jax", "jaxlib", "flax", "numpy", *sys.stdlib_module_names}}
+asked = set()
+original = builtins.__import__
+def checked(name, globals=None, locals=None, fromlist=(), level=0):
+    top, importer = name.partition(".")[0], (globals or {{}}).get("__name__", "")
+    if level == 0 and (top == "gcn_jax" or (importer.partition(".")[0] == "net" and top not in allowed)):
+        raise ImportError(f"{{importer}} imports {{name}}")
+    asked.add(importer)
+    return original(name, globals, locals, fromlist, level)
+builtins.__import__ = checked
+import net
+for module in pkgutil.walk_packages(net.__path__, "net."):
+    importlib.import_module(module.name)
+assert {{"net", "net.preprocessing", "net.ops.xla"}} <= asked
+assert not any(name.partition(".")[0] == "gcn_jax" for name in sys.modules)
+import jax, numpy as np
+model = net.build_model(**{arguments!r})
+images = np.load({images!r})
+np.save({logits!r}, jax.jit(model.apply)(net.init_variables(model, 0), images))
+"""
+
+
+def test_the_folder_works_when_copied_elsewhere(tmp_path):
+    """In a process where its modules can import nothing but jax, flax and numpy; what these import is theirs."""
+    shutil.copytree(
+        pathlib.Path(models.__file__).parent, tmp_path / "net", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    np.save(tmp_path / "images.npy", IMAGES)
+    files = {"images": str(tmp_path / "images.npy"), "logits": str(tmp_path / "logits.npy")}
+    script = COPIED.format(folder=str(tmp_path), arguments=TINY, **files)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    model = build_model(**TINY)
+    expected = jax.jit(model.apply)(init_variables(model, 0), IMAGES)
+    assert expected.shape == (1, 64, 96, 5)
+    np.testing.assert_array_equal(np.load(files["logits"]), expected)
+
+
+def test_the_example_of_build_model_runs():
+    assert doctest.testmod(models) == (0, 5)
 
 
 def test_bfloat16_computes_in_it_and_returns_float32():

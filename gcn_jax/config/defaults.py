@@ -45,6 +45,7 @@ _DEFAULTS: dict[str, Any] = {
         "freeze": "",
         "remat": False,
         "dtype": "float32",
+        "convolutions": "fast",  # or "plain", XLA's own everywhere: to find out whether a fault is in ours
     },
     "data": {
         "train": "",  # such as "sbd/train+voc_segmentation/train-voc_segmentation/val": see data/sources.py

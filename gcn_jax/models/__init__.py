@@ -1,15 +1,28 @@
-"""The network, in pure Flax; imports nothing else of this package."""
+"""The network, in pure Flax. It needs jax, flax and numpy alone: the folder can be copied into another project."""
+
+from typing import Any
 
 import jax.numpy as jnp
 
-from gcn_jax.models.backbones.resnet import FREEZE, NORMS, STAGE_SIZES, STRIDES, ResNet
-from gcn_jax.models.decoders.gcn import GCN
-from gcn_jax.models.heads import BRANCHES, HEADS
-from gcn_jax.models.initial import init_variables, variable_shapes
+from .backbones.resnet import FREEZE, NORMS, STAGE_SIZES, STRIDES, ResNet
+from .decoders.gcn import GCN
+from .heads import BRANCHES, HEADS
+from .initial import init_variables, variable_shapes
+from .ops.xla import CONVOLUTIONS
 
-__all__ = ["DTYPES", "GCN", "build_model", "init_variables", "variable_shapes"]
+__all__ = ["CONVOLUTIONS", "DTYPES", "GCN", "ResNet", "build_model", "init_variables", "variable_shapes"]
 
 DTYPES = ("float32", "bfloat16")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "backbone": tuple(STAGE_SIZES),
+    "strides_in": STRIDES,
+    "norm": NORMS,
+    "freeze": FREEZE,
+    "head": HEADS,
+    "branches": BRANCHES,
+    "dtype": DTYPES,
+    "convolutions": CONVOLUTIONS,
+}
 
 
 def build_model(
@@ -27,6 +40,7 @@ def build_model(
     freeze: str = "",
     remat: bool = False,
     dtype: str = "float32",
+    convolutions: str = "fast",
 ) -> GCN:
     """Builds the segmenter of the paper's figure 2, or of its ablations.
 
@@ -38,32 +52,45 @@ def build_model(
       boundary_refine: whether to use the 9 `BoundaryRefine` blocks.
       head: "gcn" (the paper) or what figure 4 compares it with: "conv1x1", "conv" (k x k) or "stack3x3".
       head_width: m, channels between the convolutions of a "stack3x3".
-      branches: what becomes of a GCN's two branches: their "sum" (the paper) or "concat", then projected.
+      branches: how a GCN's two branches are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
       width: channels of the backbone's stem; 64 in every published ResNet.
       strides_in: "v1.5" (torchvision) or "v1" (original Caffe models), see `ResNet`.
-      norm: "frozen" statistics or those of the batch, "train", see `Norm`.
+      norm: normalise by "frozen" statistics or, in training, by those of the batch, "train"; see `Norm`.
       freeze: "stem", "res2", ..., "res5": the backbone up to there is not trained; "": all of it is.
       remat: recompute the backbone's activations in the backward pass: less memory, a third more time.
       dtype: "float32" or "bfloat16", of the computation; parameters and logits stay float32.
+      convolutions: "fast", in each device's fastest form, or "plain", XLA's own everywhere: the same up to rounding, to
+        find out whether a fault is in our forms. On a CPU "plain" takes about three times as long.
 
     Returns:
       A `flax.linen.Module`: ``variables = model.init(key, images, train=False)``, ``model.apply(variables, images)``.
 
     Raises:
       ValueError: naming the argument and its value.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gcn_jax.models import build_model, init_variables
+      >>> model = build_model(num_classes=3, backbone="resnet14", width=4, kernel_size=3)
+      >>> variables = init_variables(model, seed=0)
+      >>> jax.jit(model.apply)(variables, jnp.zeros((1, 64, 48, 3))).shape
+      (1, 64, 48, 3)
     """
-    choices = {
-        "backbone": (backbone, tuple(STAGE_SIZES)),
-        "strides_in": (strides_in, STRIDES),
-        "norm": (norm, NORMS),
-        "freeze": (freeze, FREEZE),
-        "head": (head, HEADS),
-        "branches": (branches, BRANCHES),
-        "dtype": (dtype, DTYPES),
-    }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}. Got {value!r}")
+    _check_choices(backbone=backbone, strides_in=strides_in, norm=norm, freeze=freeze)
+    _check_choices(head=head, branches=branches, dtype=dtype, convolutions=convolutions)
+    _check_numbers(num_classes, width, kernel_size, head, head_width)
+    shared: dict[str, Any] = {"dtype": jnp.dtype(dtype), "convolutions": convolutions}
+    resnet = ResNet(backbone, width, strides_in, norm, freeze=freeze, remat=remat, **shared)
+    return GCN(num_classes, resnet, kernel_size, boundary_refine, head, head_width, branches, **shared)
+
+
+def _check_choices(**given: str) -> None:
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(filter(None, _CHOICES[name]))}. Got {value!r}")
+
+
+def _check_numbers(num_classes: int, width: int, kernel_size: int, head: str, head_width: int) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive. Got {kernel_size}")
     if head == "stack3x3" and kernel_size == 1:
@@ -74,6 +101,3 @@ def build_model(
         raise ValueError(f"num_classes must be at least 2. Got {num_classes}")
     if width < 1:
         raise ValueError(f"width must be positive. Got {width}")
-    compute = jnp.dtype(dtype)
-    resnet = ResNet(backbone, width, strides_in, norm, freeze=freeze, remat=remat, dtype=compute)
-    return GCN(num_classes, resnet, kernel_size, boundary_refine, head, head_width, branches, compute)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gcn_jax.models.layers import Conv
-from gcn_jax.models.ops.convolution import Dtype
+from .layers import Conv
+from .ops.convolution import Dtype
 
 HEADS = ("gcn", "conv1x1", "conv", "stack3x3")
 BRANCHES = ("sum", "concat")
@@ -23,7 +23,7 @@ class GlobalConv(nn.Module):
     Attributes:
       features: channels of the scores.
       kernel_size: k, odd.
-      branches: what becomes of the two: their "sum" (the paper), or "concat", projected by a 1x1 convolution.
+      branches: how the two are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
       dtype: of the computation.
     """
 
@@ -80,7 +80,7 @@ def score_head(
       head: "gcn", `GlobalConv`; "conv1x1", the baseline (figure 4A); "conv", a k x k convolution (figure 4B);
         "stack3x3", `ConvStack`.
       features: channels of the scores.
-      kernel_size: k of all but the baseline.
+      kernel_size: k; the baseline has none.
       width: of a `ConvStack`.
       branches: of a `GlobalConv`.
       dtype: of the computation.

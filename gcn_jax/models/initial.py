@@ -1,8 +1,7 @@
 """Random initialisation without compiling anything.
 
-``model.init`` is right, but slow: XLA compiles the random draw of each shape of kernel anew (about 20 s for
-ResNet-152 on two CPU cores, jitted as a whole or not). `init_variables` asks the modules what they would draw, and
-lets NumPy do it.
+``model.init`` is right, but slow: XLA compiles a random draw for each shape of kernel (about 20 s for ResNet-152 on
+two CPU cores, jitted as a whole or not). `init_variables` asks the modules what they would draw, and lets NumPy draw.
 """
 
 from typing import Any
@@ -12,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gcn_jax.models.backbones.resnet import Norm
-from gcn_jax.models.layers import Conv, ConvTranspose, bilinear_kernel
-from gcn_jax.models.ops.xla import platform
+from .backbones.resnet import Norm
+from .layers import Conv, ConvTranspose, bilinear_kernel
+from .ops.xla import platform
 
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:
     """Shapes and dtypes of a model's variables, `jax.ShapeDtypeStruct` each."""
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    with platform("cpu"):  # any one, for it does not matter
+    with platform("cpu"):  # the shapes are the same on each; one is traced faster than all
         return jax.eval_shape(model.init, jax.random.key(0), image)
 
 

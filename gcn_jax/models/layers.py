@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcn_jax.models.ops.convolution import Dtype, Stride, _scaled_conv2d, add_shift, conv2d, conv_transpose2d
+from .ops.convolution import Dtype, Stride, add_shift, conv2d, conv_transpose2d, scaled_conv2d
+from .ops.packed import BiasedConv
 
 
 def bilinear_kernel(channels: int) -> np.ndarray:
@@ -30,11 +31,18 @@ class Conv(nn.Module):
 
     @nn.compact
     def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
-        """The kernel for so many input channels, and the bias if there is one: float32."""
+        """The kernel for this number of input channels, and the bias if there is one: float32."""
         kernel_init = nn.initializers.variance_scaling(self.gain, "fan_in", "normal")
         kernel = self.param("kernel", kernel_init, (*self.kernel_size, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         return kernel, bias
+
+    def with_weights(self, channels: int) -> BiasedConv:
+        """The convolution as a function of an image with this number of channels; it has stride 1 and a bias."""
+        assert self.stride == 1, self
+        kernel, bias = self.weights(channels)
+        assert bias is not None, self
+        return BiasedConv(kernel.astype(self.dtype), bias.astype(self.dtype))
 
     def __call__(self, x: jax.Array, scale: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]: convolved, times scale, plus shift."""
@@ -43,13 +51,13 @@ class Conv(nn.Module):
         if scale is None:
             y = conv2d(x, kernel.astype(self.dtype), stride=self.stride)
         else:
-            y = _scaled_conv2d(x, kernel, scale, self.stride)
+            y = scaled_conv2d(x, kernel, scale, self.stride)
         shift = bias if shift is None else shift
         return y if shift is None else add_shift(y, shift.astype(self.dtype))
 
 
 class ConvTranspose(nn.Module):
-    """`conv_transpose2d` with its parameter ``kernel`` [4, 4, C, C], started as bilinear interpolation."""
+    """`conv_transpose2d` with its parameter ``kernel`` [4, 4, C, C], which starts as bilinear interpolation."""
 
     dtype: Dtype = jnp.float32
 

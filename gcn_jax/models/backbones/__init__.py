@@ -1,1 +1,1 @@
-"""Networks from images to features of several strides."""
+"""Networks that turn images into feature maps of several strides."""

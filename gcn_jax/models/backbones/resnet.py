@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gcn_jax.models.layers import Conv
-from gcn_jax.models.ops.convolution import Dtype, Stride, max_pool
-from gcn_jax.models.ops.xla import relu_once
+from ..layers import Conv
+from ..ops.convolution import Dtype, Stride, max_pool
+from ..ops.xla import convolutions, relu_once
 
 # Blocks in res-2, res-3, res-4, res-5. The paper uses ResNet-152; 14 and 26 are for small data and tests.
 STAGE_SIZES = {
@@ -39,8 +39,8 @@ class Norm(nn.Module):
     """Batch normalisation with fixed statistics ("frozen") or those of the global batch ("train").
 
     Scale and bias are learnt in both. Frozen is the default, since the statistics of one image are poor (our choice;
-    the paper does not say). In "train" the running statistics follow; under jit with a sharded batch they are those of
-    the whole batch, over all devices.
+    the paper does not say). In "train" the running statistics follow the batch's; under jit with a sharded batch these
+    are taken over the whole batch, on all devices.
 
     Attributes:
       initial_scale: where the scale starts.
@@ -57,7 +57,8 @@ class Norm(nn.Module):
 
         Args:
           features: channels.
-          x: [B, H, W, features], to take the statistics of, which the running ones then follow; None: take those.
+          x: [B, H, W, features], whose statistics are used, and which the running ones follow; None: use the running
+            ones.
         """
         scale = self.param("scale", nn.initializers.constant(self.initial_scale), (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
@@ -91,7 +92,7 @@ class Bottleneck(nn.Module):
     Attributes:
       width: channels of the first two convolutions; the third has four times as many.
       stride: of the block.
-      project: whether a convolution stands in for the identity.
+      project: whether a 1x1 convolution replaces the identity.
       strides_in: see `ResNet`.
       global_conv: k and width of a Global Convolutional Network in place of the first two convolutions (figure 5:
         each of its convolutions is normalised, its branches are concatenated, each strides along its own axis, our
@@ -143,8 +144,10 @@ class ResNet(nn.Module):
         or in its first 1x1 ("v1": the original Caffe models).
       norm: "frozen" or "train", see `Norm`.
       momentum: see `Norm`.
-      freeze: one of `FREEZE`: all up to and including it is fixed. Its statistics stay, no gradient passes through it.
+      freeze: one of `FREEZE`: everything up to and including it is fixed. Its statistics stay as they are, and no
+        gradient passes through it.
       remat: recompute each block's activations in the backward pass instead of keeping them.
+      convolutions: "fast" or "plain", see `build_model`.
       dtype: of the computation; parameters are float32.
     """
 
@@ -156,10 +159,15 @@ class ResNet(nn.Module):
     freeze: str = ""
     remat: bool = False
     dtype: Dtype = jnp.float32
+    convolutions: str = "fast"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Images [B, H, W, 3] -> "res2": [B, ceil(H/4), ceil(W/4), 4 width], ..., "res5": [B, ceil(H/32), ...]."""
+        with convolutions(self.convolutions):
+            return self._features(images, train)
+
+    def _features(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
         norm = functools.partial(Norm, self.norm, momentum=self.momentum)
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
 

@@ -1,1 +1,1 @@
-"""Networks from a backbone's features to scores of each pixel."""
+"""Networks that turn a backbone's feature maps into class scores for each pixel."""

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gcn_jax.models.backbones.resnet import STAGES, STRIDE, ResNet
-from gcn_jax.models.heads import score_head
-from gcn_jax.models.layers import Conv, ConvTranspose
-from gcn_jax.models.ops.convolution import Dtype, refine
+from ..backbones.resnet import STAGES, STRIDE, ResNet
+from ..heads import score_head
+from ..layers import Conv, ConvTranspose
+from ..ops.convolution import Dtype
+from ..ops.packed import refine
+from ..ops.xla import convolutions
 
 
 class BoundaryRefine(nn.Module):
@@ -22,18 +24,17 @@ class BoundaryRefine(nn.Module):
     def __call__(self, scores: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, H, W, C]."""
         features = scores.shape[-1]
-        conv1 = Conv(features, (3, 3), use_bias=True, name="conv1")
-        conv2 = Conv(features, (3, 3), use_bias=True, gain=0.0, name="conv2")
-        weights = jax.tree.map(lambda w: w.astype(self.dtype), (*conv1.weights(features), *conv2.weights(features)))
-        return refine(scores.astype(self.dtype), *weights)
+        conv1 = Conv(features, (3, 3), use_bias=True, dtype=self.dtype, name="conv1").with_weights(features)
+        conv2 = Conv(features, (3, 3), use_bias=True, dtype=self.dtype, gain=0.0, name="conv2").with_weights(features)
+        return refine(scores.astype(self.dtype), conv1, conv2)  # scores + conv2(nn.relu(conv1(scores)))
 
 
 class GCN(nn.Module):
     """ResNet features, a `GlobalConv` on each stage, and a decoder of learnt x2 deconvolutions and `BoundaryRefine`.
 
     Sides that are not multiples of 32 work: each up-sampled map is cut, at the bottom and right, to the size of
-    the map that it meets (our choice). `head`, `head_width` and `branches` take another block for the `GlobalConv`,
-    as in figure 4: see `score_head`.
+    the map that it meets (our choice). `head`, `head_width` and `branches` choose another block than `GlobalConv`,
+    as in figure 4: see `score_head`; `convolutions` is described at `build_model`.
     """
 
     num_classes: int
@@ -44,6 +45,7 @@ class GCN(nn.Module):
     head_width: int = 1024
     branches: str = "sum"
     dtype: Dtype = jnp.float32
+    convolutions: str = "fast"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -61,15 +63,19 @@ class GCN(nn.Module):
         """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be [B, H, W, 3]. Got {images.shape=}")
-        height, width = images.shape[1:3]
-        if min(height, width) < STRIDE:
+        if min(images.shape[1:3]) < STRIDE:
             raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
+        with convolutions(self.convolutions):
+            return self._logits(images, train)
+
+    def _logits(self, images: jax.Array, train: bool) -> jax.Array:
+        height, width = images.shape[1:3]
 
         def score(features, stage):
             name, options = f"{self.head}_{stage}", (self.head_width, self.branches, self.dtype)
             return score_head(self.head, self.num_classes, self.kernel_size, *options, name)(features)
 
-        def refine(scores, name):
+        def refined(scores, name):
             return BoundaryRefine(self.dtype, name=f"refine_{name}")(scores) if self.boundary_refine else scores
 
         def upsample(scores, size, name):
@@ -78,12 +84,12 @@ class GCN(nn.Module):
         features = self.backbone(images, train)
         scores = None
         for stage in reversed(STAGES):
-            stage_scores = refine(score(features[stage], stage), stage)
+            stage_scores = refined(score(features[stage], stage), stage)
             if scores is None:
                 scores = stage_scores
             else:
                 scores = upsample(scores, stage_scores.shape[1:3], stage) + stage_scores
-                scores = refine(scores, f"{stage}_sum")
-        scores = refine(upsample(scores, (-(-height // 2), -(-width // 2)), "half"), "half")
-        scores = refine(upsample(scores, (height, width), "full"), "full")
+                scores = refined(scores, f"{stage}_sum")
+        scores = refined(upsample(scores, (-(-height // 2), -(-width // 2)), "half"), "half")
+        scores = refined(upsample(scores, (height, width), "full"), "full")
         return scores.astype(jnp.float32)

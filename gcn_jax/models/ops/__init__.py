@@ -1,1 +1,1 @@
-"""How convolutions are computed fast on each kind of device; all else in `models` says what is computed."""
+"""How convolutions are computed fast on each kind of device; the rest of `models` says what is computed."""

@@ -4,27 +4,86 @@ The other model files say what is computed; this one says how. All tensors are N
 Padding is explicit and symmetric, ``k // 2`` on each side, as in Caffe and PyTorch: XLA's ``"SAME"`` pads
 a stride-2 convolution on the bottom and right alone, which shifts features by a pixel against every
 published set of ResNet weights.
+
+Which kernel takes which form, from C channels to D. `_forms` implements it; `xla.select` knows the device:
+
+====================================== ==================================== ====================== ===================
+kernel                                 one CPU device                       TPU, one or several    GPU, several CPUs
+====================================== ==================================== ====================== ===================
+1 x 1                                  a matrix product                     the same               the same
+k x 1 or 1 x k, stride 1, 4 D <= C     products with all taps, shifted sums strips of rows         as on one CPU
+stride 2, C <= 4                       stride 1 over packed 2 x 2 pixels    strips of rows         XLA's own
+3 x 3, C and D >= 128, bfloat16        a product for each tap               strips of rows         XLA's own
+3 x 3, stride 1, C and D 128 to 512,   Winograd's algorithm                 strips of rows         XLA's own
+float32, even sides
+others                                 XLA's own, with zeros laid around    strips of rows         XLA's own
+4 x 4 transposed, stride 2             2 x 2 around each corner of pixels   3 x 3 around each      as on a TPU
+                                                                            pixel
+3 x 3 of a refinement, C <= 32,        as others                            over packed 2 x 2      XLA's own
+even sides                                                                  pixels
+====================================== ==================================== ====================== ===================
+
+The modules are `products`, `cpu` and `winograd`, `tpu` (strips), `packed` (the refinement) and `plain` (XLA's own). How
+a form's gradients are computed is said there. `xla.convolutions`, which ``build_model(convolutions="plain")`` sets,
+turns all of it off: every device then takes XLA's own convolutions, and JAX's gradients of them.
 """
 
 import functools
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gcn_jax.models.ops import cpu as one_cpu
-from gcn_jax.models.ops import plain as pixels
-from gcn_jax.models.ops import tpu as strips
-from gcn_jax.models.ops.plain import DENSE, depth_to_space, shifts, space_to_depth
-from gcn_jax.models.ops.xla import after, by_platform, on_one_cpu, once, traced_once
+from . import cpu, plain, products, tpu
+from .plain import DENSE, depth_to_space
+from .shift import add_shift, sum_to_channels
+from .xla import after, is_on_mesh, is_plain, select, traced_once
+
+__all__ = ["Dtype", "Stride", "add_shift", "conv2d", "conv_transpose2d", "max_pool", "scaled_conv2d"]
 
 Dtype = Any
 Stride = int | tuple[int, int]  # of rows and columns; a number: of both
-_LARGE = 2**16  # numbers of a kernel
+
+
+class Form(NamedTuple):
+    """A way to compute a convolution.
+
+    Attributes:
+      convolve: ``(x, kernel, stride) -> y``.
+      gradients: ``(x, kernel, dy, stride) -> (dx, kernel's gradient)``.
+    """
+
+    convolve: Callable[..., jax.Array]
+    gradients: Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def _differentiated(convolve: Callable[..., jax.Array]) -> Form:
+    """With the gradients that JAX makes of a form."""
+
+    def gradients(x, kernel, dy, stride):
+        return jax.vjp(functools.partial(convolve, stride=stride), x, kernel)[1](dy)
+
+    return Form(convolve, gradients)
+
+
+_PRODUCT = Form(products.convolve_1x1, products.gradients_1x1)
+_LONG = Form(products.convolve_long, products.gradients_long)
+_ONE_CPU = Form(cpu.convolve, cpu.gradients)
+_PAIRS, _STRIPS, _XLA_OWN = (_differentiated(form) for form in (cpu.convolve_pairs, tpu.convolve, plain.convolve))
+
+
+def _forms(kernel: jax.Array, stride: tuple[int, int]) -> dict[str, Form]:
+    """The table above, except for the choice within `cpu`: the arguments of `select`."""
+    kh, kw, c, d = kernel.shape
+    if kh == kw == 1:
+        return {"one_cpu": _PRODUCT, "tpu": _PRODUCT, "elsewhere": _PRODUCT}
+    if stride == DENSE and 1 in (kh, kw) and 4 * d <= c:
+        return {"one_cpu": _LONG, "tpu": _STRIPS, "elsewhere": _LONG}
+    if stride == (2, 2) and c <= 4:
+        return {"one_cpu": _PAIRS, "tpu": _STRIPS, "elsewhere": _XLA_OWN}
+    return {"one_cpu": _ONE_CPU, "tpu": _STRIPS, "elsewhere": _XLA_OWN}
 
 
 @functools.partial(traced_once, static_argnames="stride")
@@ -41,110 +100,58 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
     """
     stride = (stride, stride) if isinstance(stride, int) else stride
     kernel = _replicated(kernel, like=x)
+    if is_plain():
+        return plain.convolve(x, kernel, stride)
     if kernel.shape[:2] == (1, 1):
-        return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
-    conv = functools.partial(_conv2d, stride=stride)
-    if stride == DENSE and 1 in kernel.shape[:2] and 4 * kernel.shape[3] <= kernel.shape[2]:
-        return by_platform(x, kernel, tpu=conv, default=_long_conv)
-    if stride == (2, 2) and x.shape[3] <= 4:
-        return on_one_cpu(one_cpu.convolve_pairs, conv, x, kernel)
-    return conv(x, kernel)
+        return _conv2d(x[:, :: stride[0], :: stride[1]], kernel, DENSE)
+    return _conv2d(x, kernel, stride)
 
 
-@jax.custom_vjp
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 1x1 convolution: [B, H, W, C] and [C, D] -> [B, H, W, D]."""
-    return _einsum("bhwc,cd->bhwd", x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv2d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    forms = {device: form.convolve for device, form in _forms(kernel, stride).items()}
+    return select(x, kernel, **forms, stride=stride)
 
 
-def _product_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-
-    def fewer_first(x, dy):
-        """On a CPU the kernel's gradient is faster with the fewer channels first; 1024 to 256: 4.7 -> 3.2 ms."""
-        if x.shape[-1] <= dy.shape[-1]:
-            return _einsum("bhwc,bhwd->cd", x, dy)
-        return once(_einsum("bhwd,bhwc->dc", dy, x)).T
-
-    kernel_gradient = on_one_cpu(fewer_first, functools.partial(jnp.einsum, "bhwc,bhwd->cd"), x, dy)
-    return _einsum("bhwd,cd->bhwc", dy, kernel), kernel_gradient
+def _conv2d_forward(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]):
+    return _conv2d(x, kernel, stride), (x, kernel)
 
 
-def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """`jnp.einsum`. On a CPU one of bfloat16 is summed to float32 and then rounded: XLA has a fast product for that."""
-
-    def in_float32(x, y):
-        return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32).astype(x.dtype)
-
-    plain = functools.partial(jnp.einsum, equation)
-    return plain(x, y) if x.dtype == jnp.float32 else on_one_cpu(in_float32, plain, x, y)
+def _conv2d_backward(
+    stride: tuple[int, int], saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    forms = {device: form.gradients for device, form in _forms(saved[1], stride).items()}
+    return select(*saved, dy, **forms, stride=stride)
 
 
-_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
-@jax.custom_vjp
-def _long_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A k x 1 or 1 x k convolution to few channels: each pixel's products with all taps first, then shifted sums.
+def scaled_conv2d(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride) -> jax.Array:
+    """`conv2d` times scale, [D], in x's dtype; kernel and scale are float32.
 
-    One product to k D channels keeps a matrix unit busy; D alone would not, and XLA moves as many copies of x as there
-    are taps. On CPU, 128x128, 15x1, 256 to 21 channels: 65 -> 30 ms.
+    The scale's gradient is a sum over the kernel, not over all pixels of two maps. A CPU scales the result, and so
+    reads the kernel once. Elsewhere the kernel is scaled: a TPU would keep the result in float32 beside its product.
     """
-    taps = _taps_as_channels(kernel)
-    taps = jnp.pad(taps, ((0, 0), (0, -taps.shape[1] % 8)))  # 315 to 320: 23 -> 18 ms of it
-    products = jnp.einsum("bhwc,cn->bhwn", x, taps, preferred_element_type=jnp.float32)
-    kh, kw, _, d = kernel.shape
-    terms = [shift[..., i * d : (i + 1) * d] for i, shift in enumerate(shifts(products, kh, kw))]
-    return functools.reduce(jnp.add, terms).astype(x.dtype)
+    return (_scale_result if is_plain() else _scaled_conv2d)(x, kernel, scale, stride)
 
 
-def _taps_as_channels(kernel: jax.Array) -> jax.Array:
-    """[kh, kw, C, D] -> [C, kh kw D]."""
-    return jnp.moveaxis(kernel, 2, 0).reshape(kernel.shape[2], -1)
+def _scale_result(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride) -> jax.Array:
+    return _scaled(conv2d(x, kernel.astype(x.dtype), stride=stride), scale)
 
 
-def _long_conv_forward(x: jax.Array, kernel: jax.Array):
-    return _long_conv(x, kernel), (x, kernel)
+def _scale_kernel(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride) -> jax.Array:
+    return conv2d(x, _scaled(kernel, scale).astype(x.dtype), stride=stride)
 
 
-def _long_conv_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    kh, kw, c, d = kernel.shape
-    shifted = jnp.concatenate(shifts(dy, kh, kw)[::-1], axis=-1)
-    dx = _einsum("bhwn,cn->bhwc", shifted, _taps_as_channels(kernel))
-    sums = jnp.einsum("bhwc,bhwn->cn", x, shifted, preferred_element_type=jnp.float32)
-    return dx, jnp.moveaxis(sums.reshape(c, kh, kw, d), 0, 2).astype(kernel.dtype)
-
-
-_long_conv.defvjp(_long_conv_forward, _long_conv_backward)
-
-
-def _as_elsewhere(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """Where not one CPU device computes: XLA's own convolution, on a TPU that of strips."""
-    on_tpu, elsewhere = (functools.partial(form, stride=stride) for form in (strips.convolve, pixels.convolve))
-    return by_platform(x, kernel, tpu=on_tpu, default=elsewhere)
+def _scaled(y: jax.Array, scale: jax.Array) -> jax.Array:
+    return (y * scale[(None,) * (y.ndim - 1)]).astype(y.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 @functools.partial(traced_once, static_argnums=3)
 def _scaled_conv2d(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride) -> jax.Array:
-    """`conv2d` times scale, [D]. The scale's gradient is a sum over the kernel, not over all pixels of two maps.
-
-    A CPU scales the result, and so reads the kernel once. Elsewhere the kernel is scaled: a TPU would keep the result
-    in float32 beside its product.
-    """
-
-    def scaled_result(x, kernel, scale):
-        return _scaled(conv2d(x, kernel.astype(x.dtype), stride=stride), scale)
-
-    def scaled_kernel(x, kernel, scale):
-        return conv2d(x, _scaled(kernel, scale).astype(x.dtype), stride=stride)
-
-    return on_one_cpu(scaled_result, scaled_kernel, x, kernel, scale)
-
-
-def _scaled(y: jax.Array, scale: jax.Array) -> jax.Array:
-    return (y * scale[(None,) * (y.ndim - 1)]).astype(y.dtype)
+    return select(x, kernel, scale, one_cpu=_scale_result, elsewhere=_scale_kernel, stride=stride)
 
 
 def _scaled_conv2d_forward(x: jax.Array, kernel: jax.Array, scale: jax.Array, stride: Stride):
@@ -159,41 +166,13 @@ def _scaled_conv2d_backward(
     scaled = _scaled(kernel, after(scale, dy))
     (dx,) = jax.vjp(lambda x: conv2d(x, scaled.astype(x.dtype), stride=stride), x)[1](dy)
     (sums,) = jax.vjp(lambda kernel: conv2d(x, kernel.astype(x.dtype), stride=stride), kernel)[1](dy)
-    scale_gradient = _sum_to_channels(sums * kernel)
-    if kernel.size >= _LARGE:  # the optimizer changes the kernel in place: after its last use, else XLA copies it first
+    scale_gradient = sum_to_channels(sums * kernel)
+    if kernel.size >= cpu.LARGE:  # the optimizer changes a kernel in place: XLA would copy it if a use could follow
         scale = after(after(scale, dx), scale_gradient)
     return dx, _scaled(sums, scale), scale_gradient
 
 
 _scaled_conv2d.defvjp(_scaled_conv2d_forward, _scaled_conv2d_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv2d(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    ours, plain = (functools.partial(form, stride=stride) for form in (one_cpu.convolve, _as_elsewhere))
-    return on_one_cpu(ours, plain, x, kernel)
-
-
-def _conv2d_forward(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]):
-    return _conv2d(x, kernel, stride), (x, kernel)
-
-
-def _conv2d_backward(
-    stride: tuple[int, int], saved: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    def ours(x, kernel, dy):
-        kernel_gradient = one_cpu.kernel_gradient(after(x, dy), kernel, dy, stride)
-        if kernel.size < _LARGE:  # one after the other: between few channels the copies for each are large
-            kernel = after(kernel, kernel_gradient)
-        return one_cpu.input_gradient(x, kernel, dy, stride), kernel_gradient
-
-    def plain(x, kernel, dy):
-        return jax.vjp(functools.partial(_as_elsewhere, stride=stride), x, kernel)[1](dy)
-
-    return on_one_cpu(ours, plain, *saved, dy)
-
-
-_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -204,7 +183,7 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     The usual form, a convolution over an input dilated with zeros, is slow on CPU; and under spatial partitioning XLA
     (jax 0.10.2) computes its kernel's gradient wrongly, as it does for any convolution whose rows do not divide evenly
-    over the devices.
+    over the devices. So on a mesh not even `is_plain` takes it.
 
     Args:
       x: [B, H, W, C].
@@ -214,7 +193,9 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
       [B, 2 H, 2 W, D], in x's dtype.
     """
     assert kernel.shape[:2] == (4, 4), kernel.shape
-    return on_one_cpu(_transposed_by_corner, _transposed_by_pixel, x, kernel)
+    if is_plain() and not is_on_mesh(x):
+        return plain.convolve_transposed(x, kernel)
+    return select(x, kernel, one_cpu=_transposed_by_corner, elsewhere=_transposed_by_pixel)
 
 
 def _transposed_by_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -236,105 +217,29 @@ def _transposed_by_corner(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return depth_to_space(_conv2d(x, taps.reshape(2, 2, c, 4 * d), DENSE))[:, 1:-1, 1:-1]
 
 
-@traced_once
-def refine(x: jax.Array, kernel1: jax.Array, shift1: jax.Array, kernel2: jax.Array, shift2: jax.Array) -> jax.Array:
-    """``x + conv(relu(conv(x)))`` by two 3x3 convolutions with shifts: [B, H, W, C] -> the same.
-
-    A TPU pads channels to 128: there it takes 2x2 pixels of up to 32 channels for one of four times as many, which are
-    a quarter of the bytes. `conv_transpose2d` makes them in that order.
-    """
-
-    def plain(x, kernel1, shift1, kernel2, shift2):
-        return x + add_shift(conv2d(nn.relu(add_shift(conv2d(x, kernel1), shift1)), kernel2), shift2)
-
-    if x.shape[3] > 32 or x.shape[1] % 2 or x.shape[2] % 2:
-        return plain(x, kernel1, shift1, kernel2, shift2)
-    return by_platform(x, kernel1, shift1, kernel2, shift2, tpu=refine_packed, default=plain)
-
-
-def refine_packed(
-    x: jax.Array, kernel1: jax.Array, shift1: jax.Array, kernel2: jax.Array, shift2: jax.Array
-) -> jax.Array:
-    """`refine` with 2x2 pixels as channels."""
-    x = space_to_depth(x)
-    y = nn.relu(conv2d(x, _packed(kernel1)) + jnp.tile(shift1, 4)[None, None, None])
-    return depth_to_space(x + conv2d(y, _packed(kernel2)) + jnp.tile(shift2, 4)[None, None, None])
-
-
-def _packed(kernel: jax.Array) -> jax.Array:
-    """The kernel that does to 2x2 pixels as channels what the given one does to pixels.
-
-    [3, 3, C, D] -> [3, 3, (2, 2, C), (2, 2, D)]. Of the 6 rows in 3 packed ones, output row r takes 1 + r to 3 + r.
-    """
-    c, d = kernel.shape[2:]
-    rows = np.zeros((3, 2, 2, 3), np.float32)  # [packed tap, row within, row of the output, tap]
-    for row, tap in np.ndindex(2, 3):
-        rows[(1 + row + tap) // 2, (1 + row + tap) % 2, row, tap] = 1
-    taps = np.einsum("iapu,jbqv->ijabpquv", rows, rows).reshape(9, 4, 4, 9)
-    kernel = jnp.einsum(
-        "nabt,tcd->nacbd", taps.astype(kernel.dtype), kernel.reshape(9, c, d), precision=jax.lax.Precision.HIGHEST
-    )
-    return kernel.reshape(3, 3, 4 * c, 4 * d)
-
-
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum of stride 2, padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
 
-    By maxima of shifted pixels along each axis. The gradient of XLA's own is a scatter, which is slow on a CPU (64
-    channels, 256x256: 134 -> 45 ms with the maxima), and whose sums a GPU adds up in any order.
+    By maxima of shifted pixels along each axis, on every device. The gradient of XLA's own is a scatter, which is slow
+    on a CPU (64 channels, 256x256: 134 -> 45 ms with the maxima), and whose sums a GPU adds up in any order.
     """
     for axis in (1, 2):
         length = -(-x.shape[axis] // 2)
         padding = [(0, 0)] * 4
         padding[axis] = (1, 2 * length - x.shape[axis])
-        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
-        first, second, third = (jax.lax.slice_in_dim(padded, i, i + 2 * length - 1, 2, axis) for i in range(3))
+        filled = jnp.pad(x, padding, constant_values=-jnp.inf)
+        first, second, third = (jax.lax.slice_in_dim(filled, i, i + 2 * length - 1, 2, axis) for i in range(3))
         x = jnp.maximum(jnp.maximum(first, second), third)
     return x
-
-
-@jax.custom_vjp
-def add_shift(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """Adds a number to each channel: [B, H, W, C] + [C]."""
-    return x + shift[None, None, None]
-
-
-@traced_once
-def _shift_gradient(_: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return dy, _sum_to_channels(dy).astype(dy.dtype)
-
-
-def _sum_to_channels(x: jax.Array) -> jax.Array:
-    """[..., C] -> float32 [C].
-
-    On a CPU a matrix product with ones over about the root of the rows (32x32, 1024 channels: 2.3 -> 0.1 ms) and a sum
-    over the others; a product over all of them would be no faster and lose digits.
-    """
-
-    def as_product(x):
-        channels = x.shape[-1]
-        count = x.size // channels
-        rows = next(n for n in range(max(math.isqrt(count), 1), 0, -1) if count % n == 0)
-        ones = jnp.ones(rows, x.dtype)
-        sums = jnp.einsum("r,rn->n", ones, x.reshape(rows, -1), preferred_element_type=jnp.float32)
-        return jnp.sum(sums.reshape(-1, channels), axis=0)
-
-    def as_sum(x):
-        return jnp.sum(x, axis=tuple(range(x.ndim - 1)), dtype=jnp.float32)
-
-    return on_one_cpu(as_product, as_sum, x)
-
-
-add_shift.defvjp(lambda x, shift: (add_shift(x, shift), None), _shift_gradient)
 
 
 def _replicated(kernel: jax.Array, like: jax.Array) -> jax.Array:
     """Keeps a kernel whole on each device of the mesh that holds the images.
 
-    Else XLA (jax 0.10 and 0.12) may split one that is computed, if only cast to bfloat16, and then computes a 3x3
-    convolution of stride 2 wrongly.
+    Otherwise XLA (jax 0.10 and 0.12) may split a kernel that is computed, even one that is only cast to bfloat16, and
+    then computes a 3x3 convolution of stride 2 wrongly.
     """
-    mesh = jax.typeof(like).sharding.mesh
-    if mesh.size <= 1:
+    if not is_on_mesh(like):
         return kernel
+    mesh = jax.typeof(like).sharding.mesh
     return jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, PartitionSpec()))

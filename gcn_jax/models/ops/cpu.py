@@ -1,4 +1,4 @@
-"""Convolutions on one CPU, and their gradients, in the forms that XLA compiles to fast code there.
+"""Convolutions on one CPU device, and their gradients, in the forms that XLA compiles to fast code there.
 
 The numbers in comments are milliseconds, XLA's own -> this, on two cores.
 """
@@ -8,17 +8,18 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gcn_jax.models.ops import plain as pixels
-from gcn_jax.models.ops import winograd
-from gcn_jax.models.ops.plain import DENSE, DIMENSIONS, convolve_inside, padded, shifts, space_to_depth
+from . import plain, winograd
+from .plain import DENSE, DIMENSIONS, convolve_inside, padded, shifts, space_to_depth
+from .xla import after
 
+LARGE = 2**16  # numbers of a kernel
 _CHANNELS = 128  # a matrix product of fewer rows or columns is slow
 
 
 def _tile(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], widest: int) -> int:
-    """The side of the tiles by which Winograd's algorithm pays, 0 if it does not.
+    """The side of the tiles with which Winograd's algorithm is faster; 0 if it is not.
 
-    Larger tiles need fewer products, but larger transforms of the kernel: those of 4 pay up to `widest` channels.
+    Larger tiles need fewer products, but larger transforms of the kernel: tiles of 4 are for up to `widest` channels.
     """
     kh, kw, c, d = kernel.shape
     if (kh, kw) != (3, 3) or stride != DENSE or x.dtype != jnp.float32 or min(c, d) < _CHANNELS:
@@ -28,7 +29,7 @@ def _tile(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], widest: int)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """With ``k // 2`` zeros around, laid there before: XLA's own padding has a slower loop."""
+    """With ``k // 2`` zeros around, laid there beforehand: XLA's own padding has a slower loop."""
     kh, kw, c, d = kernel.shape
     if m := _tile(x, kernel, stride, widest=_CHANNELS):  # 32x32, 256 to 256 channels: 6.3 -> 4.4
         return winograd.convolve(x, kernel, m)
@@ -39,8 +40,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Ar
     return convolve_inside(padded(x, kh // 2, kw // 2), kernel, stride)  # 512x512, 3x3, 21 to 21 channels: 37 -> 24
 
 
-def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Of stride 2: of stride 1 over 2x2 pixels as channels. The kernel's gradient, 512x512, 7x7, 3 to 64: 71 -> 21."""
+def convolve_pairs(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = (2, 2)) -> jax.Array:
+    """Stride 2, as stride 1 over packed 2x2 pixels. The kernel's gradient, 512x512, 7x7, 3 to 64: 71 -> 21."""
+    assert stride == (2, 2), stride
     x = space_to_depth(jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))))
     padding, ends = [], []
     for k in kernel.shape[:2]:
@@ -52,15 +54,23 @@ def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return convolve_inside(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel.reshape(kh // 2, kw // 2, 4 * c, d))
 
 
-def input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    """Of stride 1 a convolution with the flipped kernel."""
+def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """Those of `convolve` with respect to x and the kernel."""
+    kernel_gradient = _kernel_gradient(after(x, dy), kernel, dy, stride)
+    if kernel.size < LARGE:  # one after the other: between few channels the copies for each are large
+        kernel = after(kernel, kernel_gradient)
+    return _input_gradient(x, kernel, dy, stride), kernel_gradient
+
+
+def _input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    """With stride 1 it is a convolution with the flipped kernel."""
     if stride == DENSE:
         flipped = kernel[::-1, ::-1].swapaxes(2, 3)
         return convolve_inside(dy, flipped) if kernel.shape[:2] == (2, 2) else convolve(dy, flipped, stride)
-    return jax.vjp(lambda x: pixels.convolve(x, kernel, stride), x)[1](dy)[0]
+    return jax.vjp(lambda x: plain.convolve(x, kernel, stride), x)[1](dy)[0]
 
 
-def kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """The sums over all pixels of x, shifted by each tap, times dy: [kh, kw, C, D]."""
     kh, kw, c, d = kernel.shape
     if m := _tile(x, kernel, stride, widest=2 * _CHANNELS):  # 32x32, 256 to 256 channels, of `_sum_by_tap`: 8.5 -> 4.1
@@ -69,7 +79,7 @@ def kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: tupl
         return _correlate(x, dy, kh, kw).astype(kernel.dtype)
     if stride == DENSE or c >= _CHANNELS:  # 64x64, 3x3, 128 to 128 channels: 19 -> 9
         return _sum_by_tap(x, dy, kh, kw, stride).astype(kernel.dtype)
-    return jax.vjp(lambda kernel: pixels.convolve(x, kernel, stride), kernel)[1](dy)[0]
+    return jax.vjp(lambda kernel: plain.convolve(x, kernel, stride), kernel)[1](dy)[0]
 
 
 def _sum_by_tap(x: jax.Array, dy: jax.Array, kh: int, kw: int, stride: tuple[int, int]) -> jax.Array:
@@ -86,7 +96,7 @@ def _sum_by_tap(x: jax.Array, dy: jax.Array, kh: int, kw: int, stride: tuple[int
 def _correlate(x: jax.Array, dy: jax.Array, kh: int, kw: int) -> jax.Array:
     """One convolution, whose images are the channels of x or dy, whichever has fewer, and whose kernel is the other.
 
-    That is what XLA itself does, but for the zeros, which are laid around the images before, and the order of axes.
+    That is what XLA itself does, except that the zeros are laid around the images beforehand, and for the axes' order.
     """
     sums = functools.partial(
         jax.lax.conv_general_dilated,

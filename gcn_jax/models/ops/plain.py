@@ -1,9 +1,9 @@
-"""What all forms of a convolution are made of: XLA's own, zeros around, and pixels shifted or packed as channels."""
+"""XLA's own convolutions, and what the other forms are made of: zeros around, pixels shifted or packed as channels."""
 
 import jax
 import jax.numpy as jnp
 
-from gcn_jax.models.ops.xla import on_one_cpu
+from .xla import select
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 DENSE = (1, 1)  # every pixel: no stride
@@ -20,8 +20,15 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = DENSE) -
 
 
 def convolve_inside(x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = DENSE) -> jax.Array:
-    """The same without zeros: [B, H, W, C] and [kh, kw, C, D] -> [B, H - kh + 1, W - kw + 1, D] by stride 1."""
+    """The same without zeros: [B, H, W, C] and [kh, kw, C, D] -> [B, H - kh + 1, W - kw + 1, D] with stride 1."""
     return jax.lax.conv_general_dilated(x, kernel, stride, "VALID", dimension_numbers=DIMENSIONS)
+
+
+def convolve_transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv_transpose2d` the usual way, over an image with zeros between its pixels: not for a mesh, see there."""
+    padding = ((2, 2), (2, 2))
+    flipped = kernel[::-1, ::-1]
+    return jax.lax.conv_general_dilated(x, flipped, DENSE, padding, lhs_dilation=(2, 2), dimension_numbers=DIMENSIONS)
 
 
 def shifts(x: jax.Array, kh: int, kw: int, stride: tuple[int, int] = DENSE) -> list[jax.Array]:
@@ -48,7 +55,7 @@ def depth_to_space(x: jax.Array) -> jax.Array:
     def by_pixel(x):
         return x.reshape(batch, height, width, 2, 2, shape[3]).transpose(0, 1, 3, 2, 4, 5).reshape(shape)
 
-    return on_one_cpu(by_row, by_pixel, x)
+    return select(x, one_cpu=by_row, elsewhere=by_pixel)
 
 
 def space_to_depth(x: jax.Array) -> jax.Array:
@@ -63,4 +70,4 @@ def space_to_depth(x: jax.Array) -> jax.Array:
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(batch, height // 2, width // 2, 4 * channels)
 
-    return on_one_cpu(by_row, by_pixel, x)
+    return select(x, one_cpu=by_row, elsewhere=by_pixel)

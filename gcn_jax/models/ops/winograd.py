@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcn_jax.models.ops.xla import after
+from .xla import after
 
 # Where the polynomials that stand for tile and kernel are evaluated, besides at infinity. Those of m = 4 are our
 # choice: the usual 0, 1, -1, 2, -2 have four times the error.
@@ -41,16 +41,16 @@ def _matrices(m: int) -> list[np.ndarray]:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
-    """Of stride 1, with zeros around: [B, H, W, C] and [3, 3, C, D] -> [B, H, W, D].
+    """A convolution of stride 1 with zeros around: [B, H, W, C] and [3, 3, C, D] -> [B, H, W, D].
 
     Args:
       x: H and W multiples of m.
-      kernel: of as many channels.
+      kernel: from x's number of channels.
       m: 2 or 4.
     """
     batch, height, width, _ = x.shape
     a, g, b = _matrices(m)
-    # Without `after` all kernels are transformed before the first convolution, and kept.
+    # Without `after` XLA transforms all kernels before the first convolution, and keeps them.
     kernel_tiles = _transformed(after(jnp.asarray(g), x), kernel.reshape(9, *kernel.shape[2:]))
     products = jnp.einsum("tnc,tcd->tnd", _transformed(b, _tiles(x, m)), kernel_tiles)
     y = _transformed(a, products).reshape(m, m, batch, height // m, width // m, -1)
@@ -69,8 +69,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, m: int) -> jax.Array:
 def _tiles(x: jax.Array, m: int) -> jax.Array:
     """[B, H, W, C] -> [n n, B H/m W/m, C]: n x n pixels, row by row, around each m x m.
 
-    Each is a block of m x m and the first two rows and columns of the blocks beyond: few copies, as a slice for each of
-    n n pixels would make thousands of kernels in a program, which take 5 s to load.
+    Each is a block of m x m and the first two rows and columns of the blocks beyond. That makes few copies: a slice for
+    each of n n pixels would make thousands of kernels in a program, which take 5 s to load.
     """
     batch, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (1, m - 1), (1, m - 1), (0, 0)))
