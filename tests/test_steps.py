@@ -1,5 +1,6 @@
 """The training step on one device and on meshes; checkpoints."""
 
+import json
 import re
 from collections import Counter
 
@@ -8,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import Checkpoints, load_variables
 from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
 from gcn_jax.models.ops import xla
 from gcn_jax.runtime import compilation
-from gcn_jax.runtime.compilation import options
+from gcn_jax.runtime.compilation import options, platform_jit
 from gcn_jax.runtime.mesh import put_batch, replicated
 from gcn_jax.training.step import global_norm, init_state, jit_train_step, make_train_step
 from tests.helpers import check_mesh, mesh_of
@@ -92,12 +94,39 @@ def test_a_gpu_can_repeat_a_step(config, changes):
 
 def test_a_gpu_is_told_to_repeat_a_step(config, monkeypatch):
     monkeypatch.setattr(compilation, "platform_of", lambda mesh: "gpu")
-    found = {}
-    monkeypatch.setattr(jax, "jit", lambda function, **kwargs: found.update(kwargs))
-    jit_train_step(settings.recipe(config))
-    monkeypatch.undo()
-    assert found["compiler_options"] == {"xla_gpu_exclude_nondeterministic_ops": True}
-    assert jax.jit(jnp.sum, compiler_options=found["compiler_options"])(jnp.ones(3)) == 3, "XLA knows the option"
+    assert options("float32") == {}
+    assert options("float32", repeatable=True) == {"xla_gpu_exclude_nondeterministic_ops": True}, "XLA knows it, too"
+    asked = []
+
+    def impossible(dtype, mesh, repeatable):
+        asked.append(repeatable)
+        return {"xla_made_up": True}
+
+    monkeypatch.setattr(compilation, "options", impossible)
+    recipe = settings.recipe(config)
+    lowered = jit_train_step(recipe).lower(init_state(init_variables(recipe.model, 0), recipe), random_batch(1))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_made_up"):
+        lowered.compile()
+    assert asked == [True]
+
+
+def test_an_unknown_compiler_option_is_left_out_and_said_once(monkeypatch, capsys):
+    """As another version of XLA may not know one of ours, or not one of its values."""
+    x = jnp.ones((4, 4))
+    monkeypatch.setattr(compilation, "_CPU_LIBRARY", "xla_cpu_made_up")
+    for _ in range(2):
+        assert platform_jit(jnp.sum, "float32")(x) == 16
+        assert options("float32") == {}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"jax \S+: No such compile option: 'xla_cpu_made_up'; it is left out: .*", line)
+    monkeypatch.setattr(compilation, "_CPU_LIBRARY", "xla_cpu_enable_fast_math")  # a truth value
+    assert options("bfloat16") == {}
+    assert "'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT' is not a valid bool value" in capsys.readouterr().err
+    monkeypatch.setattr(compilation, "platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr(compilation, "_REPEATABLE", "xla_gpu_made_up")
+    monkeypatch.setitem(compilation._LOST, "xla_gpu_made_up", compilation._LOST["xla_gpu_exclude_nondeterministic_ops"])
+    assert options("float32", repeatable=True) == {}
+    assert "may no longer be equal bit by bit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shapes", [[(), (7,), (64, 64), (3, 3, 128, 65)], [(5,)], [(64, 64)]])
@@ -141,6 +170,27 @@ def test_one_image_over_eight_devices(config):
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(sharded), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-6)
+
+
+def test_plain_convolutions_on_a_mesh_compute_what_one_device_does(config):
+    config.data.size, config.model.convolutions = 128, "plain"
+    expected, gradient, _ = one_step(config, 1, 1)
+    for data, space in ((2, 4), (1, 2)):
+        metrics, sharded, _ = one_step(config, data, space)
+        np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(sharded), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-6)
+
+
+def test_a_config_of_before_there_was_a_choice_of_convolutions(config, tmp_path):
+    saved = config.to_dict()
+    del saved["model"]["convolutions"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert saved_config.load(tmp_path).model.convolutions == "fast"
+    config.model.convolutions = "plain"
+    saved_config.check_same_model(config, tmp_path, "--workdir", "")
+    assert saved_config.of_trained(config, tmp_path, ["model.convolutions"]).model.convolutions == "plain"
+    assert saved_config.of_trained(config, tmp_path, []).model.convolutions == "fast"
 
 
 def test_wrong_meshes_are_named(config):

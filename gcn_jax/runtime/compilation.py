@@ -8,13 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jax.typing import DTypeLike
 
+from gcn_jax.console import say
 from gcn_jax.errors import UserError
 from gcn_jax.models.ops import xla
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of `jax.monitoring`, also where the cache has it
+
+# Compiler options, and what is lost where XLA does not know them.
+_CPU_LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
+_REPEATABLE = "xla_gpu_exclude_nondeterministic_ops"
+_LOST = {
+    _CPU_LIBRARY: "convolutions may be several times as slow",
+    _REPEATABLE: "two runs, or a run and its resumption, may no longer be equal bit by bit",
+}
 
 
 def enable_cache(cache_dir: str) -> None:
@@ -35,7 +44,7 @@ def enable_cache(cache_dir: str) -> None:
 def platform_jit(
     function: Callable[..., Any], dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False, **kwargs: Any
 ) -> Any:
-    """`jax.jit` for the devices of a mesh alone, with their `options`.
+    """`jax.jit` for the kind of device of a mesh alone, with the `options` for it.
 
     Args:
       function: to be jitted.
@@ -61,9 +70,11 @@ def platform_of(mesh: Mesh | None) -> str:
 def options(dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False) -> dict[str, str | bool]:
     """What to give `jax.jit` as ``compiler_options``, for a mesh's devices or the default ones.
 
-    On a CPU: of the YNNPACK library nothing in float32, in bfloat16 the matrix products alone, which are its fast ones.
-    With its products a forward pass in float32 takes a tenth longer, with all it has the 21-channel convolutions three
-    times as long (jax 0.10.2; docs/performance.md).
+    On a CPU: in float32 nothing of the YNNPACK library, in bfloat16 only its matrix products, which are fast. In
+    float32 a forward pass with these takes a tenth longer, and with all of the library the convolutions of 21 channels
+    take three times as long (jax 0.10.2; docs/performance.md).
+
+    An option that XLA does not know, as another version may not, is left out, and a line on stderr says so once.
 
     Args:
       dtype: of the computation.
@@ -72,17 +83,36 @@ def options(dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False
         otherwise may not; with this it refuses a `select-and-scatter`, and floats are scattered slowly.
     """
     platform = platform_of(mesh)
+    wanted: dict[str, str | bool] = {}
     if platform == "gpu" and repeatable:
-        return {"xla_gpu_exclude_nondeterministic_ops": True}
-    of_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if jnp.dtype(dtype) == jnp.bfloat16 else ""
-    return {"xla_cpu_experimental_ynn_fusion_type": of_ynnpack} if platform == "cpu" else {}
+        wanted = {_REPEATABLE: True}
+    elif platform == "cpu":
+        wanted = {_CPU_LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT" if jnp.dtype(dtype) == jnp.bfloat16 else ""}
+    devices = list(mesh.devices.flat) if mesh else jax.local_devices()
+    device = next((device for device in devices if device.process_index == jax.process_index()), devices[0])
+    return {name: value for name, value in wanted.items() if _is_known(name, value, device)}
+
+
+@functools.cache
+def _is_known(name: str, value: str | bool, device: jax.Device) -> bool:
+    """Whether XLA takes an option for a device; says so if not. Asked by compiling the smallest program with it."""
+    x = jax.ShapeDtypeStruct((), jnp.float32, sharding=SingleDeviceSharding(device))
+    try:
+        jax.jit(jnp.negative, compiler_options={name: value}).lower(x).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if name not in str(error):
+            raise
+        reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        say(f"jax {jax.__version__}: {reason}; it is left out: {_LOST.get(name, 'it is not needed')}")
+        return False
+    return True
 
 
 def return_memory() -> None:
     """Gives the memory that XLA's compiler used back to the system after each compilation (on Linux).
 
-    It is up to a gigabyte, which the C library else keeps for the process: for nothing, as XLA takes a program's own
-    from the system anew.
+    It is up to a gigabyte. The C library would keep it for the process, which has no use for it: XLA takes a program's
+    memory from the system directly.
     """
     try:
         trim = ctypes.CDLL("libc.so.6").malloc_trim

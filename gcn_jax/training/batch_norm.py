@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from gcn_jax.models import GCN
+from gcn_jax.runtime.compilation import platform_jit
 
 PyTree = Any
 
@@ -34,11 +35,11 @@ def reestimate_statistics(
     backbone = model.backbone.clone(norm="train", momentum=0.0, freeze="")
     params = variables["params"]["backbone"]
 
-    @jax.jit
-    def moments(params: PyTree, stats: PyTree, images: jax.Array) -> PyTree:
+    def batch_moments(params: PyTree, stats: PyTree, images: jax.Array) -> PyTree:
         stats = backbone.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])[1]
         return stats["batch_stats"]
 
+    moments = platform_jit(batch_moments, model.dtype)
     sums: PyTree = None
     count, shape = 0, None
     for images in batches:
