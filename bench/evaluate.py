@@ -154,7 +154,7 @@ def metric_cases(data_dir: str, folder: pathlib.Path) -> dict[str, dict[str, Cal
     }
     if shutil.which("cc"):
         iou["a loop in C"] = timed(c_loop(raw, raw_prediction, folder))
-    count = partial(Counts.from_model_output, label=label, prediction=prediction, num_classes=NUM_CLASSES)
+    count = partial(Counts.of_image, label=label, prediction=prediction, num_classes=NUM_CLASSES)
     return {
         "class IoU": iou,
         "distance": {

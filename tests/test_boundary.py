@@ -54,7 +54,7 @@ def by_scipy(label, prediction, num_classes):
 
 
 def count(label, prediction, num_classes):
-    return Counts.from_model_output(label=label, prediction=prediction, num_classes=num_classes)
+    return Counts.of_image(label=label, prediction=prediction, num_classes=num_classes)
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 150])

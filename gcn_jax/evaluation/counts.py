@@ -1,11 +1,10 @@
 """Segmentation scores, all from exact counts of pixels."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
-import flax
 import numpy as np
-from clu import metrics
 
 from gcn_jax.data.specs import VOID
 from gcn_jax.evaluation.boundary import BOUNDARY_WIDTH, WIDTHS, distance_band, erosions, survives_erosion
@@ -23,31 +22,51 @@ SCORES = {
 }
 
 
-@flax.struct.dataclass
-class Counts(metrics.Metric):
-    """Pixel counts, int64, of one image or many; pixels whose truth is void are not counted.
+@dataclass(frozen=True)
+class Counts:
+    """Pixel counts of one image or of many; pixels whose true label is void (255) are not counted.
+
+    The scores of many images come from the sum of their counts, so each pixel weighs the same, whatever its image.
 
     Attributes:
-      confusion: [D, C, C + 1]: the trimap that the pixel first lies in (`gcn_jax.boundary.WIDTHS`; the last are beyond
-        all), its true class, its predicted class; the last column is a prediction that is no class.
-      boundary: [3, C]: pixels of each class in the boundary regions of truth, of prediction, and of both.
+      confusion: int64 [D, C, C + 1], numbers of pixels by three indices: the narrowest trimap that holds the pixel (an
+        index of `gcn_jax.evaluation.boundary.WIDTHS`; the last, D - 1, is for pixels outside the widest), its true
+        class, and its predicted class. The last column counts predictions that are no class.
+      boundary: int64 [3, C], pixels of each class in the boundary region of the truth, in that of the prediction, and
+        in both.
+
+    Example:
+      >>> import numpy as np
+      >>> from gcn_jax.evaluation.counts import Counts
+      >>> label = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
+      >>> prediction = np.array([[0, 0, 0, 1], [0, 0, 1, 1]], np.uint8)
+      >>> counts = Counts.of_image(label=label, prediction=prediction, num_classes=2)
+      >>> counts.compute()["confusion"]  # row: true class, column: predicted class
+      array([[4, 0],
+             [1, 2]])
+      >>> round(counts.miou(), 4)  # the mean of 4/5 and 2/3
+      0.7333
+      >>> total = Counts.empty(num_classes=2).merge(counts).merge(counts)  # of two images
+      >>> int(total.confusion.sum())
+      14
     """
 
-    confusion: Any
-    boundary: Any
+    confusion: np.ndarray
+    boundary: np.ndarray
 
     @classmethod
     def empty(cls, num_classes: int) -> "Counts":
+        """The counts of no image, to which others are merged."""
         confusion = np.zeros((len(WIDTHS) + 1, num_classes, num_classes + 1), np.int64)
         return cls(confusion, np.zeros((3, num_classes), np.int64))
 
     @classmethod
-    def from_model_output(cls, *, label: np.ndarray, prediction: np.ndarray, num_classes: int, **_: Any) -> "Counts":
-        """Counts an image.
+    def of_image(cls, *, label: np.ndarray, prediction: np.ndarray, num_classes: int) -> "Counts":
+        """Counts the pixels of one image.
 
         Args:
           label: uint8 [H, W], the true class ids; 255 is void.
-          prediction: uint8 [H, W]; what is not below num_classes is no class, and wrong.
+          prediction: uint8 [H, W], the predicted class ids; a value of num_classes or more is no class, and wrong.
           num_classes: C.
 
         Raises:
@@ -70,6 +89,7 @@ class Counts(metrics.Metric):
         return cls(counts.sum((1, 2)), np.stack([truth, predicted, both]))
 
     def merge(self, other: "Counts") -> "Counts":
+        """The counts of both's images together."""
         return Counts(self.confusion + other.confusion, self.boundary + other.boundary)
 
     def miou(self) -> float:

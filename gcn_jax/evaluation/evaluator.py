@@ -98,7 +98,7 @@ class Evaluator:
                 if should_stop():
                     return None
                 label = sample["label"]
-                counts = Counts.from_model_output(label=label, prediction=prediction, num_classes=num_classes)
+                counts = Counts.of_image(label=label, prediction=prediction, num_classes=num_classes)
                 share.counts = share.counts.merge(counts)
                 packed = zlib.compress(prediction.tobytes(), 1)
                 share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
