@@ -146,7 +146,7 @@ def test_filter_is_nearly_gaussian():
     @jax.jit
     def filtered(features, values):
         built = lattice.connect(lattice.locate(features, jnp.ones(24 * 24, bool)), 6 * 24 * 24)
-        return lattice.apply(built, values)
+        return lattice.filter_values(built, values)
 
     ours, exact = np.asarray(filtered(features, values)), gaussian(features.T) @ values
     difference = ours[:, :-1] / ours[:, -1:] - exact[:, :-1] / exact[:, -1:]

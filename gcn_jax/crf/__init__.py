@@ -2,19 +2,16 @@
 
 from gcn_jax.crf.dense_crf import (
     FILTERS,
-    FORMAT,
     LARGEST,
     LARGEST_EXACT,
     LEAST_PROBABILITY,
     MOST_VALUES,
-    Params,
-    check_params,
     features,
     log_probabilities,
     mean_field,
-    parse,
     refine,
 )
+from gcn_jax.crf.params import FORMAT, Params, check_params, parse
 
 __all__ = [
     "FILTERS",

@@ -1,20 +1,21 @@
 """Mean-field inference in the fully connected CRF of Krähenbühl and Koltun (NeurIPS 2011).
 
-The labels x of an image's pixels i have the energy
+A labelling x, which gives pixel i the class x_i, has the energy
 
     E(x) = sum_i u_i(x_i) + sum_{i < j} mu(x_i, x_j) (w_p k_p(i, j) + w_b k_b(i, j))
 
-with u = -logits, a position kernel k_p = exp(-|p_i - p_j|^2 / (2 s_p^2)), a bilateral kernel k_b = exp(-|p_i - p_j|^2 /
-(2 s_xy^2) - |c_i - c_j|^2 / (2 s_rgb^2)) of positions p (pixels) and colours c (0-255), and the Potts model mu(a, b) =
-[a != b] or any matrix. Each iteration filters the classes' probabilities q with both kernels and sets
+with u = -logits and, for positions p (pixels) and colours c (0-255), the position kernel k_p = exp(-|p_i - p_j|^2 /
+(2 s_p^2)) and the bilateral kernel k_b = exp(-|p_i - p_j|^2 / (2 s_xy^2) - |c_i - c_j|^2 / (2 s_rgb^2)). mu is the
+Potts model, mu(a, b) = [a != b], or any other matrix. Each iteration filters the classes' probabilities q with both
+kernels and sets
 
     q = softmax(-u - mu (w_p K_p q + w_b K_b q))
 
-As in the authors' code, K is the kernel's matrix with both sides divided by the square roots of its row sums, a pixel
-counts among its own neighbours, and Potts is -[a = b], which is the same.
+Three details are as in the authors' code. K is the kernel's matrix, whose rows and columns are divided by the square
+roots of its row sums. A pixel is its own neighbour, too. The Potts model is computed as mu(a, b) = -[a = b], which
+gives the same probabilities.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -25,91 +26,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcn_jax.crf import lattice
+from gcn_jax.crf.params import Params, check_params
 from gcn_jax.runtime.compilation import platform_jit
 
 FILTERS = ("lattice", "exact")
-LARGEST_EXACT = 1 << 14  # pixels, whose two matrices take 2 GiB
-# What `refine` takes: pixels, and pixels times classes; docs/crf.md has the memory.
+LARGEST_EXACT = 1 << 14  # most pixels for the exact filter, whose two matrices then take 2 GiB
+# The most that `refine` takes: pixels, and pixels times classes. docs/crf.md says how much memory that needs.
 LARGEST, MOST_VALUES = 1 << 22, 1 << 27
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's `unary_from_softmax`
-FORMAT = (
-    '"" for none, "voc", or six numbers: iterations, position weight, position sigma, bilateral weight, sigma_xy, '
-    "sigma_rgb; sigmas above 0, such as 10,3,1,4,67,3"
-)
 _LANES = 8  # classes are filtered in multiples of a vector register
-# Lattice points a pixel. Few sizes, so that few programs are compiled, and close, so that little time goes to none.
+# Room for lattice points, per pixel. There are few sizes, so that few programs are compiled; they lie close together,
+# so that little time goes to room that stays empty.
 _CAPACITIES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 6)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "position_weight", "position_sigma", "bilateral_weight", "sigma_xy", "sigma_rgb", "compatibility"
-    ],
-    meta_fields=["iterations"],
-)  # fmt: skip
-@dataclasses.dataclass(frozen=True)
-class Params:
-    """The parameters of a CRF; the defaults are DeepLab-v2's for VOC (Chen et al., TPAMI 2018).
-
-    Attributes:
-      iterations: of mean field.
-      position_weight, bilateral_weight: w_p, w_b of the kernels; 0 or more.
-      position_sigma, sigma_xy: s_p and s_xy, pixels.
-      sigma_rgb: s_rgb, on the scale 0-255.
-      compatibility: float32 [C, C], the penalty mu(a, b) of class a where a neighbour is b; None: Potts.
-    """
-
-    iterations: int = 10
-    position_weight: Any = 3.0
-    position_sigma: Any = 1.0
-    bilateral_weight: Any = 4.0
-    sigma_xy: Any = 67.0
-    sigma_rgb: Any = 3.0
-    compatibility: Any = None
-
-
-def parse(text: str) -> Params | None:
-    """The parameters that a config names: "" none; "voc" the defaults; or the first six of `Params`, with commas.
-
-    Raises:
-      ValueError: if it is none of these.
-    """
-    if text in ("", "voc"):
-        return Params() if text else None
-    try:
-        iterations, *numbers = [float(number) for number in text.split(",")]
-        params = Params(int(iterations), *numbers)
-        check_params(params)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise ValueError(f"must be {FORMAT}") from error
-    if len(numbers) != 5 or iterations != params.iterations:
-        raise ValueError(f"must be {FORMAT}")
-    return params
-
-
-def check_params(params: Params) -> None:
-    """Raises `ValueError` naming the parameter that cannot be."""
-    if params.iterations < 0:
-        raise ValueError(f"iterations must be 0 or more. Got {params.iterations}")
-    for name in ("position_sigma", "sigma_xy", "sigma_rgb"):
-        value = getattr(params, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive. Got {value}")
-    for name in ("position_weight", "bilateral_weight"):
-        value = getattr(params, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be 0 or more. Got {value}")
-
-
 def log_probabilities(probabilities: Any) -> Any:
-    """The logits of probabilities, which are taken as at least 1e-5, so that no class is out of reach."""
+    """The natural logarithm of probabilities, which `refine` and `mean_field` take as logits.
+
+    Args:
+      probabilities: NumPy or JAX array of any shape, 0-1. Values below 1e-5 count as 1e-5, so that every class stays
+        possible at every pixel.
+
+    Returns:
+      An array of the same kind, shape and dtype.
+    """
     xp = np if isinstance(probabilities, np.ndarray) else jnp
     return xp.log(xp.clip(probabilities, LEAST_PROBABILITY, 1))
 
 
 def features(image: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
-    """What the kernels compare, over the sigmas: float32 [2, N] of positions, [5, N] of positions and colours."""
+    """The pixels' features that the two kernels compare, each divided by its standard deviation.
+
+    Args:
+      image: [H, W, 3], RGB, 0-255.
+      params: for the standard deviations.
+
+    Returns:
+      For the position kernel float32 [2, N], x and y; for the bilateral kernel float32 [5, N], x, y, R, G and B.
+      N = H W.
+    """
     height, width = image.shape[:2]
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     position = jnp.stack([columns, rows]).reshape(2, -1).astype(jnp.float32)
@@ -127,25 +82,27 @@ def mean_field(
     filter: str = "lattice",
     capacity: tuple[int, int] | None = None,
 ) -> jax.Array:
-    """The probabilities of the classes at each pixel: a pure function, to be jitted, mapped or differentiated.
+    """The refined class probabilities of one image: a pure function, to be jitted, mapped or differentiated.
 
-    Differentiable with respect to logits, the weights and the compatibility.
+    It is differentiable with respect to the logits, the weights and the compatibility.
 
     Args:
       image: [H, W, 3], RGB, 0-255.
       logits: float32 [H, W, C].
-      params: ``iterations`` is static.
-      is_valid: bool [H, W], False where an image is padded: no pixel then depends on what is there. None: all True.
-      filter: "lattice", or "exact" for matrices of all pairs of pixels: O(N^2), up to `LARGEST_EXACT` pixels.
-      capacity: the most lattice points of the position and the bilateral kernel, static. None: 3 and 6 for each pixel,
-        which always suffice; the time of an iteration grows with them. Where they do not suffice, or a sigma is too
-        small for keys of 64 bits, the outcome is NaN. `refine` finds what suffices.
+      params: of the CRF; ``iterations`` is static.
+      is_valid: bool [H, W], False where the image is padded; no other pixel depends on what is there. None: all True.
+      filter: "lattice", an approximation in time linear in pixels; or "exact", which compares all pairs of pixels, in
+        time and memory O(N^2), for images of up to `LARGEST_EXACT` pixels.
+      capacity: room for lattice points of the position kernel and of the bilateral kernel, static. None: 3 and 6 per
+        pixel, which are always enough. The time of an iteration grows with it. If it is too small for an image, or a
+        sigma is so small that a lattice point needs a key of more than 64 bits, the result is NaN. `refine` finds out
+        how much is needed.
 
     Returns:
-      float32 [H, W, C]; at pixels that are not valid without meaning.
+      float32 [H, W, C], probabilities; meaningless at pixels that are not valid.
 
     Raises:
-      ValueError: if shapes do not fit, or an image is too large for the exact filter.
+      ValueError: if the shapes do not fit together, or the image is too large for the exact filter.
     """
     _check_shapes(image, logits)
     count = logits.shape[0] * logits.shape[1]
@@ -165,22 +122,39 @@ Kernel = Callable[[jax.Array], jax.Array]
 def refine(
     image: np.ndarray, logits: np.ndarray, params: Params | None = None, *, filter: str = "lattice"
 ) -> np.ndarray:
-    """The probabilities of the classes at each pixel of one image: `mean_field`, compiled for few shapes and sizes.
+    """The refined class probabilities of one image: `mean_field`, compiled so that most images share programs.
 
-    Sides are padded to at most 4 lengths an octave; lattices are counted first, so that room is made for few more
-    points than there are.
+    Images are padded to one of a few sizes (4 lengths for each doubling of a side). Lattice points are counted before
+    the iterations, so that there is room for few more than the image has.
 
     Args:
       image: uint8 [H, W, 3], RGB.
-      logits: float32 [H, W, C]; of probabilities: `log_probabilities`.
-      params: None: the defaults.
-      filter: as in `mean_field`.
+      logits: float32 [H, W, C]; `log_probabilities` makes them from probabilities.
+      params: of the CRF; None: the defaults of `Params`.
+      filter: "lattice" or "exact", as in `mean_field`.
 
     Returns:
-      float32 [H, W, C].
+      float32 [H, W, C], probabilities.
 
     Raises:
-      ValueError: if shapes do not fit, logits are not finite, a parameter is wrong, or the image is too large.
+      ValueError: if the shapes do not fit together, logits are not finite, a parameter is out of range, or the image
+        is too large.
+
+    Example:
+      >>> import numpy as np
+      >>> from gcn_jax import crf
+      >>> image = np.zeros((16, 16, 3), np.uint8)
+      >>> image[:, 8:] = 255  # the right half is white
+      >>> coarse = np.zeros((16, 16, 2), np.float32)
+      >>> coarse[:, :8] = 0.8, 0.2
+      >>> coarse[:, 8:] = 0.2, 0.8
+      >>> coarse[4, 4] = 0.4, 0.6  # one black pixel looks like those of the right half
+      >>> refined = crf.refine(image, crf.log_probabilities(coarse))
+      >>> refined.shape, refined.dtype
+      ((16, 16, 2), dtype('float32'))
+      >>> label = refined.argmax(-1)
+      >>> bool((label[:, :8] == 0).all()), bool((label[:, 8:] == 1).all())
+      (True, True)
     """
     params = Params() if params is None else params
     _check(image, logits, params, filter)
@@ -197,7 +171,7 @@ def refine(
     return np.asarray(refined)[:height, :width]
 
 
-@functools.lru_cache(maxsize=2)  # the same for all images of a size
+@functools.lru_cache(maxsize=2)  # all images of one size share it
 def _position_lattice(shape: tuple[int, int], padded: tuple[int, int], sigma: float) -> lattice.Lattice:
     is_valid = np.pad(np.ones(shape, bool), [(0, large - small) for small, large in zip(shape, padded, strict=True)])
     params = Params(position_sigma=sigma)
@@ -205,7 +179,7 @@ def _position_lattice(shape: tuple[int, int], padded: tuple[int, int], sigma: fl
 
 
 def _lattice(features: jax.Array, is_valid: np.ndarray, params: Params) -> lattice.Lattice:
-    """A normalised lattice with room for few more points than it has."""
+    """A normalised lattice that has room for few more points than the image needs."""
     points = _jitted(lattice.locate)(features, is_valid.reshape(-1))
     if not points.fits:
         names = ("position_sigma", "sigma_xy", "sigma_rgb")
@@ -218,7 +192,7 @@ def _lattice(features: jax.Array, is_valid: np.ndarray, params: Params) -> latti
 
 @functools.cache
 def _jitted(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
-    """Not before the first use, since somebody may yet choose a platform."""
+    """A jitted function; made when it is first used, since the user may choose a platform after importing this."""
     return platform_jit(function, jnp.float32, static_argnames=static)
 
 
@@ -251,20 +225,20 @@ def _lanes(classes: int) -> int:
 
 
 def _padded(length: int) -> int:
-    """Up to the next of 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, ..."""
+    """The length rounded up to one of 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, ..."""
     step = max(32, 1 << max(0, (length - 1).bit_length() - 3))
     return math.ceil(length / step) * step
 
 
 def _normalized(points: lattice.Points, capacity: int) -> lattice.Lattice:
-    """A lattice whose filter has both sides divided by the square roots of its sums."""
+    """A lattice whose filter's matrix K is normalised: rows and columns divided by the square roots of its row sums."""
     built = lattice.connect(points, capacity)
-    scale = jax.lax.rsqrt(lattice.apply(built, jnp.ones((built.weight.shape[1], 1)))[:, 0] + 1e-20)
+    scale = jax.lax.rsqrt(lattice.filter_values(built, jnp.ones((built.weight.shape[1], 1)))[:, 0] + 1e-20)
     return built._replace(weight=built.weight * scale[None], block_weight=built.block_weight * scale[built.block_pixel])
 
 
 def _iterate_on(lattices: list[lattice.Lattice], logits: jax.Array, params: Params) -> jax.Array:
-    return _iterate([functools.partial(lattice.apply, built) for built in lattices], logits, params)
+    return _iterate([functools.partial(lattice.filter_values, built) for built in lattices], logits, params)
 
 
 def _exact(features: jax.Array, is_valid: jax.Array) -> Kernel:
@@ -279,7 +253,7 @@ def _exact(features: jax.Array, is_valid: jax.Array) -> Kernel:
 
 
 def _iterate(kernels: list[Kernel], logits: jax.Array, params: Params) -> jax.Array:
-    """Mean field: float32 [H, W, C] -> [N, C]."""
+    """Mean field from logits, float32 [H, W, C], to probabilities, float32 [N, C]."""
     classes = logits.shape[-1]
     lanes = _lanes(classes)
     logits = logits.reshape(-1, classes).astype(jnp.float32)

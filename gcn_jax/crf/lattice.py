@@ -1,13 +1,17 @@
 """Gaussian filtering in several dimensions on a permutohedral lattice (Adams, Baek and Davis, Eurographics 2010).
 
-A pixel's features put it into a simplex of a lattice. Its value is spread over the simplex's d + 1 vertices (splat),
-each lattice point is mixed with its neighbours along d + 1 axes (blur), and the pixel reads its vertices back (slice):
-time linear in pixels where a Gaussian between all pairs of pixels would be quadratic.
+A pixel's d features are a point in space, which lies in one simplex of a lattice. The pixel's value is spread over the
+d + 1 vertices of that simplex (splat), each lattice point is mixed with its neighbours along d + 1 axes (blur), and the
+pixel reads its new value from its vertices (slice). This takes time linear in the number of pixels; a Gaussian between
+all pairs of pixels would take quadratic time.
 
-The conventions are those of Krähenbühl and Koltun's code (2011), so that numbers agree with it: the scale of the
-lattice, the order of the axes, the weights 1/2, 1, 1/2 of the blur, no mass to lattice points that no pixel touches,
-and the factor 1 / (1 + 2^-d). What differs is how lattice points are found: by sorting instead of a hash table, with
-shapes that depend on the number of pixels alone.
+The numbers agree with Krähenbühl and Koltun's code (2011), since the conventions are the same: the scale of the
+lattice, the order of the axes, the weights 1/2, 1, 1/2 of the blur, no value for lattice points that no pixel touches,
+and the factor 1 / (1 + 2^-d). Only the way to find lattice points differs: that code has a hash table, we sort, so that
+all shapes follow from the number of pixels.
+
+A lattice point has d + 1 integer coordinates that sum to 0 and all have the same remainder modulo d + 1. A simplex has
+one vertex of each remainder 0..d.
 """
 
 import functools
@@ -22,18 +26,20 @@ from jax import lax
 
 
 class Points(NamedTuple):
-    """The vertices of all pixels, by lattice point. E = (d + 1) N entries; N pixels, of d features.
+    """The vertices of all pixels, sorted by lattice point: for N pixels of d features (d + 1) N entries.
+
+    An entry is one vertex of one pixel. Row r holds the vertices of remainder r, sorted by their keys.
 
     Attributes:
-      pixel: int32 [d + 1, N], of each entry. Row r holds the vertices of remainder r (their coordinates modulo d + 1),
-        in the order of their keys.
-      point: int32 [d + 1, N], the lattice point of each entry: 0, 1, 2, ... from row to row.
-      key: uint32 [2, d + 1, N], what identifies a lattice point of a row: high and low half.
-      stride: uint32 [2, d], of each coordinate in a key, high and low half.
-      weight: float32 [d + 1, N], the part that each pixel gives to its vertex of remainder r: 0 for pixels that do not
-        count.
+      pixel: int32 [d + 1, N], the pixel of each entry.
+      point: int32 [d + 1, N], the lattice point of each entry, numbered 0, 1, 2, ... from row to row.
+      key: uint32 [2, d + 1, N], a number of 64 bits, as its high and low half, that is the same for two entries of a
+        row if they are of the same lattice point.
+      stride: uint32 [2, d], how much each coordinate counts in a key, as high and low half.
+      weight: float32 [d + 1, N], the share of pixel n's value that goes to its vertex of remainder r; 0 for pixels that
+        do not count.
       size: int32, the number of lattice points.
-      fits: bool, whether keys and pixels fit into 64 bits; nothing else is right if they do not.
+      fits: bool, whether a key and a pixel's number fit into 64 bits together; if not, all else is wrong.
     """
 
     pixel: jax.Array
@@ -46,15 +52,17 @@ class Points(NamedTuple):
 
 
 class Lattice(NamedTuple):
-    """What a filter needs, built once an image. M = capacity; point M stands for "none" and is always 0.
+    """What a filter needs, built once for an image of N pixels. M is the capacity; point M is no point: its value is 0.
+
+    To sum up what pixels give to lattice points, the pixels that touch a point are listed in one or more blocks of B.
 
     Attributes:
       vertex: int32 [d + 1, N], the lattice points of each pixel.
       weight: float32 [d + 1, N], barycentric coordinates of each pixel; 0 for pixels that do not count.
-      neighbors: int32 [d + 1, 2, M + 1], of each point along each axis.
-      block_pixel: int32 [K, B], the pixels that touch a lattice point, in as many blocks of B as it takes.
-      block_weight: float32 [K, B], what they give to it; 0 where a block is not full.
-      block_point: int32 [K], whose block it is; ascending.
+      neighbors: int32 [d + 1, 2, M + 1], the two neighbours of each point along each axis.
+      block_pixel: int32 [K, B], the pixels in each block.
+      block_weight: float32 [K, B], the share of its value that each of them gives; 0 where a block is not full.
+      block_point: int32 [K], the lattice point of each block; ascending.
     """
 
     vertex: jax.Array
@@ -66,17 +74,18 @@ class Lattice(NamedTuple):
 
 
 def locate(features: jax.Array, is_valid: jax.Array) -> Points:
-    """Finds the simplex of each pixel and sorts all their vertices by lattice point.
+    """Finds the simplex of each pixel and sorts the vertices of all simplices by lattice point.
 
     Args:
-      features: float32 [d, N], each divided by its standard deviation.
-      is_valid: bool [N], the pixels that count; the others touch no lattice point.
+      features: float32 [d, N], each feature divided by its standard deviation.
+      is_valid: bool [N], which pixels count; the others touch no lattice point.
     """
     base, rank, weight = _simplex(features)
     (dims, count), bits = features.shape, max(1, features.shape[1].bit_length())
     with jax.enable_x64(True):  # a key and its pixel are sorted as one integer: several times faster than as a pair
-        # A vertex of remainder r has the coordinates (d + 1) q + r, and q is `base` or one less. All of q but the last
-        # number, which the others imply, are the digits of its key, with room for a neighbour's on either side.
+        # A vertex of remainder r has the coordinates (d + 1) q + r, where each number of q is that of `base` or one
+        # less. The digits of its key are the numbers of q except the last, which follows from the others. Each digit
+        # has room for those of the neighbours on both sides.
         low = jnp.where(is_valid[None], base[:dims], np.iinfo(np.int32).max // 2).min(1, keepdims=True)
         high = jnp.where(is_valid[None], base[:dims], np.iinfo(np.int32).min // 2).max(1, keepdims=True)
         extent = (jnp.maximum(high - low, 0) + 4)[:, 0]
@@ -85,7 +94,7 @@ def locate(features: jax.Array, is_valid: jax.Array) -> Points:
         stride = jnp.cumprod(jnp.append(extent[1:], jnp.uint64(1))[::-1])[::-1]
         digits = jnp.where(is_valid[None], base[:dims] - low + 2, 0).astype(jnp.uint64)
         pixel = jnp.arange(count, dtype=jnp.uint64)
-        last = jnp.uint64((1 << bits) - 1)  # no pixel has that number
+        last = jnp.uint64((1 << bits) - 1)  # no pixel has this number
         ordered = []
         for remainder in range(dims + 1):
             steps = (rank[:dims] > dims - remainder).astype(jnp.uint64)
@@ -93,7 +102,7 @@ def locate(features: jax.Array, is_valid: jax.Array) -> Points:
             ordered.append(lax.sort(jnp.where(is_valid, key << bits | pixel, ~last | pixel), is_stable=False))
         entries = jnp.stack(ordered)
         keys, pixel = entries >> bits, (entries & last).astype(jnp.int32)
-        counts = jnp.arange(count)[None] < is_valid.sum()  # those that do not are last in each row
+        counts = jnp.arange(count)[None] < is_valid.sum()  # in each row, pixels that do not count come last
         is_first = jnp.concatenate([jnp.ones((dims + 1, 1), bool), keys[:, 1:] != keys[:, :-1]], axis=1) & counts
         point = jnp.cumsum(is_first.astype(jnp.int32), dtype=jnp.int32).reshape(is_first.shape) - 1
         size = point[-1, -1] + 1
@@ -110,12 +119,15 @@ def _whole(halves: jax.Array) -> jax.Array:
 
 
 def _simplex(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The simplex around each pixel's features, float32 [d, N].
+    """The simplex around each pixel.
+
+    Args:
+      features: float32 [d, N], each feature divided by its standard deviation.
 
     Returns:
-      base: int32 [d + 1, N], the coordinates of its vertex of remainder 0, divided by d + 1.
-      rank: int32 [d + 1, N], of each coordinate's distance from there, the greatest first.
-      weight: float32 [d + 1, N], the barycentric coordinates by remainder.
+      base: int32 [d + 1, N], the coordinates of the simplex's vertex of remainder 0, divided by d + 1.
+      rank: int32 [d + 1, N], the rank of each coordinate by the pixel's distance from that vertex; 0: the greatest.
+      weight: float32 [d + 1, N], the pixel's barycentric coordinate for the vertex of each remainder.
     """
     dims = len(features)
     axis = np.arange(1, dims + 1, dtype=np.float32)
@@ -123,7 +135,7 @@ def _simplex(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     scale = (math.sqrt(2 / 3) * (dims + 1) / np.sqrt(axis * (axis + 1))).astype(np.float32)
     scaled = features * scale[:, None]
     elevated, total = [], jnp.zeros_like(scaled[0])
-    for j in range(dims, 0, -1):  # onto the hyperplane of coordinates that sum to 0 (page 5)
+    for j in range(dims, 0, -1):  # projects onto the hyperplane of coordinates that sum to 0 (page 5)
         elevated.append(total - j * scaled[j - 1])
         total = total + scaled[j - 1]
     coordinates = jnp.stack([total, *elevated[::-1]])
@@ -131,11 +143,10 @@ def _simplex(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     rest = coordinates - (dims + 1) * nearest
     base = nearest.astype(jnp.int32)
     index = np.arange(dims + 1)
-    comes_first = (index[None, :] < index[:, None])[..., None]  # of two equal ones
+    comes_first = (index[None, :] < index[:, None])[..., None]  # of two coordinates that are equally far
     is_ahead = (rest[None] > rest[:, None]) | ((rest[None] == rest[:, None]) & comes_first)
-    rank = is_ahead.sum(1, dtype=jnp.int32) + base.sum(
-        0, keepdims=True
-    )  # the sum is how far the rounding left the hyperplane
+    off_plane = base.sum(0, keepdims=True)  # rounding has left the hyperplane by this much
+    rank = is_ahead.sum(1, dtype=jnp.int32) + off_plane
     back = (rank < 0).astype(jnp.int32) - (rank > dims).astype(jnp.int32)
     rank, base = rank + (dims + 1) * back, base + back
     rest = rest / (dims + 1) - back
@@ -145,12 +156,13 @@ def _simplex(features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def connect(points: Points, capacity: int) -> Lattice:
-    """Lattice points with their neighbours and pixels.
+    """Joins lattice points with their neighbours and with the pixels that touch them.
 
     Args:
-      points: of `locate`.
-      capacity: at least ``points.size``; the time and memory of a filter grow with it. (d + 1) N is always enough. If
-        it is too small, or ``points.fits`` is false, all weights are NaN, and so is all that is filtered.
+      points: from `locate`.
+      capacity: room for lattice points, ``points.size`` or more; (d + 1) N is always enough. The time and memory of a
+        filter grow with it. If it is too small, or ``points.fits`` is false, all weights are NaN, and so are all
+        filtered values.
     """
     rows, count = points.pixel.shape
     none, nowhere = capacity, rows * count
@@ -162,14 +174,14 @@ def connect(points: Points, capacity: int) -> Lattice:
     row = jnp.arange(rows)[:, None]
     vertex = jnp.full((rows, count), none, jnp.int32)
     vertex = vertex.at[row, points.pixel].set(jnp.minimum(points.point, none), unique_indices=True)
-    # The first entry of each point; the entries of valid pixels end where those of no point would start.
+    # `start` is the first entry of each point. Where there is no point, it is beyond all entries.
     is_first = jnp.concatenate([jnp.ones((rows, 1), bool), points.point[:, 1:] != points.point[:, :-1]], axis=1)
     is_point = is_first.reshape(-1) & (point < nowhere)
     start = jnp.full(capacity, nowhere, jnp.int32)
     start = start.at[jnp.where(is_point, point, nowhere)].set(entry, mode="drop", unique_indices=True)
     sizes = jnp.zeros(capacity, jnp.int32).at[point].add(1, mode="drop", indices_are_sorted=True)
 
-    side = 8 if 8 * capacity <= nowhere else 4  # many pixels at a time, but few places that stay empty
+    side = 8 if 8 * capacity <= nowhere else 4  # large blocks are faster, but more of their places stay empty
     blocks = (sizes + side - 1) // side
     block_start = jnp.cumsum(blocks, dtype=jnp.int32) - blocks
     length = nowhere // side + capacity
@@ -186,7 +198,7 @@ def connect(points: Points, capacity: int) -> Lattice:
 
 
 def _neighbors(points: Points, start: jax.Array) -> jax.Array:
-    """Int32 [d + 1, 2, M + 1] from the first entry of each point, int32 [M]."""
+    """`Lattice.neighbors`, int32 [d + 1, 2, M + 1], from the first entry of each point, int32 [M]."""
     (rows, count), capacity = points.pixel.shape, len(start)
     entry = jnp.minimum(start, rows * count - 1)
     remainder = entry // count
@@ -194,8 +206,9 @@ def _neighbors(points: Points, start: jax.Array) -> jax.Array:
     row_end = jnp.cumsum(row_size, dtype=jnp.int32)
     with jax.enable_x64(True):
         key, stride = _whole(points.key).reshape(-1)[entry], _whole(points.stride)
-        # One step along an axis: each coordinate less 1, that of the axis more d. From remainder 0 that is remainder d
-        # of q - 1, else one remainder less and the same q; q of the axis is one more.
+        # One step along an axis adds d to that axis's coordinate and takes 1 from each other. For remainder 0 the
+        # remainder becomes d and all numbers of q fall by 1; otherwise the remainder falls by 1 and q stays. Then, in
+        # both cases, the axis's number of q rises by 1.
         base = jnp.where(remainder > 0, key, key - stride.sum())
         wanted = base[None] + jnp.append(stride, jnp.uint64(0))[:, None]
         target = jnp.where(remainder > 0, remainder - 1, rows - 1)
@@ -221,16 +234,19 @@ def _neighbors(points: Points, start: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def apply(lattice: Lattice, values: jax.Array, reverse: bool = False) -> jax.Array:
-    """Filters float32 [N, C] with a Gaussian of standard deviation 1 between features, not normalised.
+def filter_values(lattice: Lattice, values: jax.Array, reverse: bool = False) -> jax.Array:
+    """Filters the pixels' values with a Gaussian of standard deviation 1 between their features, not normalised.
 
-    Differentiable with respect to the values, not the lattice.
+    It is differentiable with respect to the values, but not to the lattice.
 
     Args:
-      lattice: of `connect`.
-      values: of each pixel.
-      reverse: along the axes from last to first, which is the transpose; only where lattice points lack neighbours does
-        it differ.
+      lattice: from `connect`.
+      values: float32 [N, C].
+      reverse: blur along the axes from last to first, which is the transpose of the filter. The two differ only where
+        lattice points lack neighbours.
+
+    Returns:
+      float32 [N, C].
     """
     rows, none = len(lattice.weight), lattice.neighbors.shape[-1] - 1
     sums = _weighted_rows(values, lattice.block_pixel.T, lattice.block_weight.T)
@@ -247,7 +263,7 @@ def apply(lattice: Lattice, values: jax.Array, reverse: bool = False) -> jax.Arr
 
 
 def _weighted_rows(values: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
-    """[M, C] -> [N, C]: sums of K rows, by int32 and float32 [K, N]; as K gathers that become one loop."""
+    """Sums of K weighted rows: [M, C], int32 [K, N], float32 [K, N] -> [N, C]. XLA joins the K gathers in one loop."""
     return functools.reduce(operator.add, (w[:, None] * _rows(values, i) for i, w in zip(index, weight, strict=True)))
 
 
@@ -255,12 +271,12 @@ def _rows(values: jax.Array, index: jax.Array) -> jax.Array:
     return values.at[index].get(mode="promise_in_bounds")
 
 
-def _apply_forward(lattice: Lattice, values: jax.Array, reverse: bool) -> tuple[jax.Array, Lattice]:
-    return apply(lattice, values, reverse), lattice
+def _filter_forward(lattice: Lattice, values: jax.Array, reverse: bool) -> tuple[jax.Array, Lattice]:
+    return filter_values(lattice, values, reverse), lattice
 
 
-def _apply_backward(reverse: bool, lattice: Lattice, cotangent: jax.Array) -> tuple[None, jax.Array]:
-    return None, apply(lattice, cotangent, not reverse)
+def _filter_backward(reverse: bool, lattice: Lattice, cotangent: jax.Array) -> tuple[None, jax.Array]:
+    return None, filter_values(lattice, cotangent, not reverse)
 
 
-apply.defvjp(_apply_forward, _apply_backward)
+filter_values.defvjp(_filter_forward, _filter_backward)
