@@ -1,11 +1,12 @@
 """Pretrained backbones: ResNet weights in the names of torchvision, timm or Hugging Face, as our variables.
 
-The names are told by the file's keys; timm's are torchvision's. What tensors do not tell stays with the user:
+The file's keys show whose names it has; timm's are the same as torchvision's. Two things cannot be seen in a file, so
+the user has to set them:
 
-* where a stage halves the resolution, ``strides_in``: "v1.5" for torchvision, timm and Hugging Face, "v1" for weights
-  that come from the original Caffe models (MSRA's);
-* how images were normalised: RGB, by ImageNet's mean and standard deviation, for the former; BGR, minus the mean alone,
-  for the latter.
+* which convolution of a stage halves the resolution, ``strides_in``: "v1.5" for torchvision, timm and Hugging Face,
+  "v1" for weights that come from the original Caffe models (MSRA's);
+* how images were normalised: in RGB, by ImageNet's mean and standard deviation, for "v1.5"; in BGR, by subtracting
+  only the mean, for "v1".
 """
 
 import pathlib
@@ -32,12 +33,12 @@ class Naming:
     """How a library names a ResNet's modules.
 
     Attributes:
-      title: of the library.
-      stem: our modules outside the blocks -> theirs.
-      block: what the modules of a block begin with, by stage and block.
-      first_stage: their number of res-2; blocks are counted from 0.
-      parts: our modules of a block -> theirs.
-      own: pattern of what keys of a backbone begin with.
+      title: the library's name.
+      stem: our names of the modules outside the blocks -> theirs.
+      block: the beginning of the names of a block's modules, with {} for the stage and {} for the block.
+      first_stage: their number for res-2; blocks are counted from 0.
+      parts: our names of a block's modules -> theirs.
+      own: a regular expression for the beginning of all keys that belong to a backbone.
     """
 
     title: str
@@ -48,7 +49,7 @@ class Naming:
     own: str
 
     def module(self, path: tuple[str, ...]) -> str | None:
-        """Their name of our module ``("conv1",)`` or ``("res2_block1", "norm_proj")``; None if they have no such."""
+        """Their name of our module ``("conv1",)`` or ``("res2_block1", "norm_proj")``; None if they have none."""
         if len(path) == 1:
             return self.stem.get(path[0])
         match = _BLOCK.fullmatch(path[0])
@@ -59,7 +60,7 @@ class Naming:
         return self.block.format(stage - 2 + self.first_stage, block - 1) + part
 
     def stage_sizes(self, names: Collection[str]) -> tuple[int, ...]:
-        """The blocks in each stage, by names without a prefix."""
+        """The number of blocks in each stage, from a file's keys without their prefix."""
         pattern = re.compile(self.block.replace(".", r"\.").replace("{}", r"(\d)", 1).replace("{}", r"(\d+)"))
         blocks = {found.groups() for name in names if (found := pattern.match(name))}
         count = Counter(int(stage) - self.first_stage for stage, _ in blocks)
@@ -84,7 +85,8 @@ NAMINGS = (
         parts={
             **{f"conv{i}": f"layer.{i - 1}.convolution" for i in (1, 2, 3)},
             **{f"norm{i}": f"layer.{i - 1}.normalization" for i in (1, 2, 3)},
-            **{"conv_proj": "shortcut.convolution", "norm_proj": "shortcut.normalization"},
+            "conv_proj": "shortcut.convolution",
+            "norm_proj": "shortcut.normalization",
         },
         own=r"(embedder|encoder)\.",
     ),
@@ -93,14 +95,14 @@ NAMINGS = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file of weights.
+    """What was loaded from a file of weights, and what was not.
 
     Attributes:
       path: of the file.
-      names: whose names it has.
-      loaded: our variables that come from it, such as "params/backbone/conv1/kernel".
-      left: our variables that stay at their start: the heads.
-      unused: keys of the file that went nowhere: its classifier, counters.
+      names: the library whose names it has.
+      loaded: our variables that come from the file, such as "params/backbone/conv1/kernel".
+      left: our variables that keep their initial values: the heads.
+      unused: keys of the file that were not used: its classifier, counters.
     """
 
     path: pathlib.Path
@@ -110,7 +112,7 @@ class LoadReport:
     unused: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For people to read, short."""
+        """A short summary for people, as lines of text."""
         heads = sorted({name.split("/")[1] for name in self.left})
         return [
             f"{self.path}: {len(self.loaded)} tensors of the backbone loaded, by {self.names}'s names",
@@ -123,21 +125,47 @@ def load_backbone(variables: Variables, path: str | pathlib.Path) -> Variables:
     """Puts pretrained ResNet weights into a model's variables.
 
     Args:
-      variables: of `build_model`, ``{"params": ..., "batch_stats": ...}``; not changed.
-      path: of a ``.safetensors`` or ``.npz`` file, or of a ``.pth``, ``.pt`` or ``.bin``, which need PyTorch.
+      variables: of a model from `build_model`, ``{"params": ..., "batch_stats": ...}``; not changed.
+      path: a ``.safetensors`` or ``.npz`` file; or a ``.pth``, ``.pt`` or ``.bin`` file, which needs PyTorch. Its keys
+        are those of torchvision, timm or Hugging Face, possibly after a prefix such as "module.".
 
     Returns:
-      New variables: kernels, scales and biases of the backbone, and its running statistics, from the file, as float32;
-      all others as they were. Whatever the file holds besides (a classifier) is not used.
+      New variables. The backbone's kernels, scales, biases and running statistics come from the file, as float32; all
+      others are as before. What else the file holds, such as a classifier, is not used.
 
     Raises:
-      ValueError: naming the file and what is wrong with it; nothing is loaded then.
+      ValueError: naming the file and what is wrong with it: unreadable, damaged, another architecture, a missing
+        tensor, a wrong shape, a value that is not finite.
+
+    Example:
+      A file in torchvision's names for a tiny ResNet, all of whose weights are 1:
+
+      >>> import gcn_jax, numpy as np
+      >>> from gcn_jax.models import init_variables
+      >>> def norm(name, channels):
+      ...     return {f"{name}.{part}": np.ones(channels) for part in ("weight", "bias", "running_mean", "running_var")}
+      >>> weights = {"conv1.weight": np.ones((4, 3, 7, 7)), **norm("bn1", 4)}
+      >>> for i, (inputs, width) in enumerate([(4, 4), (16, 8), (32, 16), (64, 32)], 1):
+      ...     shapes = {"conv1": (width, inputs, 1, 1), "conv2": (width, width, 3, 3)}
+      ...     shapes |= {"conv3": (4 * width, width, 1, 1), "downsample.0": (4 * width, inputs, 1, 1)}
+      ...     for name, shape in shapes.items():
+      ...         bn = name.replace("conv", "bn").replace("downsample.0", "downsample.1")
+      ...         weights |= {f"layer{i}.0.{name}.weight": np.ones(shape), **norm(f"layer{i}.0.{bn}", shape[0])}
+      >>> np.savez("resnet14.npz", **weights)
+
+      Loaded into a model with that backbone:
+
+      >>> model = gcn_jax.build_model(num_classes=2, backbone="resnet14", width=4, kernel_size=3)
+      >>> variables = gcn_jax.load_backbone(init_variables(model, seed=0), "resnet14.npz")
+      >>> kernel = variables["params"]["backbone"]["conv1"]["kernel"]
+      >>> kernel.shape, kernel.dtype, bool((kernel == 1).all())
+      ((7, 7, 3, 4), dtype('float32'), True)
     """
     return read_backbone(variables, path)[0]
 
 
 def read_backbone(variables: Variables, path: str | pathlib.Path) -> tuple[Variables, LoadReport]:
-    """As `load_backbone`; also tells what was loaded, left and unused."""
+    """Does what `load_backbone` does; also returns what was loaded, left and unused."""
     path = pathlib.Path(path)
     flat = flax.traverse_util.flatten_dict(variables)
     leaves = {leaf: value for leaf, value in flat.items() if leaf[1] == "backbone"}
@@ -164,7 +192,7 @@ def read_backbone(variables: Variables, path: str | pathlib.Path) -> tuple[Varia
 
 
 def _naming(path: pathlib.Path, file: TensorFile) -> tuple[Naming, str]:
-    """Whose names a file has, and what precedes all of them, such as "module."."""
+    """The library whose names a file has, and the prefix before all of them, such as "module."."""
     found = []
     for naming in NAMINGS:
         first = naming.block.format(naming.first_stage, 0) + naming.parts["conv1"] + ".weight"
@@ -181,7 +209,7 @@ def _naming(path: pathlib.Path, file: TensorFile) -> tuple[Naming, str]:
 
 
 def _names(path: pathlib.Path, naming: Naming, prefix: str, leaves: Collection[tuple[str, ...]]) -> dict:
-    """Our leaves -> the file's keys."""
+    """The file's key for each of our variables."""
     names = {}
     for leaf in leaves:
         module = naming.module(leaf[2:-1])
@@ -197,7 +225,7 @@ def _names(path: pathlib.Path, naming: Naming, prefix: str, leaves: Collection[t
 def _check_structure(
     path: pathlib.Path, naming: Naming, prefix: str, file: TensorFile, leaves: Collection[tuple[str, ...]]
 ) -> None:
-    """Raises `ValueError` if the file's ResNet has other blocks than the model's."""
+    """Raises `ValueError` unless the file's ResNet has the same kind and numbers of blocks as the model's."""
     inner = [name.removeprefix(prefix) for name in file.shapes if name.startswith(prefix)]
     last = naming.block.format(naming.first_stage, 0) + naming.parts["conv3"] + ".weight"
     if last not in inner:
@@ -215,7 +243,7 @@ def _check_structure(
 def _check_tensors(
     path: pathlib.Path, naming: Naming, prefix: str, file: TensorFile, wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises `ValueError` if tensors are missing, unknown, or of another shape."""
+    """Raises `ValueError` if tensors of the backbone are missing, unknown, or have the wrong shape."""
     missing = [name for name in wanted if name not in file.shapes]
     if missing:
         raise ValueError(f"{path}: lacks {_some(missing)} of a ResNet in {naming.title}'s names")
@@ -225,20 +253,20 @@ def _check_tensors(
         raise ValueError(f"{path}: another architecture than ResNet's, which has no {_some(unknown)}")
     wrong = [name for name in wanted if file.shapes[name] != wanted[name]]
     if wrong:
-        wrong.sort(key=lambda name: -len(wanted[name]))  # kernels tell more than scales
+        wrong.sort(key=lambda name: -len(wanted[name]))  # a kernel's shape tells more than a scale's
         others = f" (and {len(wrong) - 1} more tensors)" if len(wrong) > 1 else ""
         name = wrong[0]
         raise ValueError(f"{path}: {name} is {file.shapes[name]}; the model's backbone needs {wanted[name]}{others}")
 
 
 def _their_shape(leaf: Any) -> tuple[int, ...]:
-    """The shape of one of our arrays in PyTorch's layout: HWIO -> OIHW."""
+    """The shape that one of our arrays has in PyTorch's layout, which is OIHW instead of our HWIO."""
     shape = np.shape(leaf)
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
 
 
 def _ours(array: np.ndarray) -> np.ndarray:
-    """OIHW -> HWIO."""
+    """An array in our layout: a kernel OIHW becomes HWIO, all else stays."""
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
 
 
@@ -248,6 +276,6 @@ def _depth(sizes: tuple[int, ...]) -> str:
 
 
 def _some(names: Collection[str], most: int = 4) -> str:
-    """The first few of some names, as a line of text."""
+    """The first few names and how many more there are, as a line of text."""
     shown = ", ".join(plain(name) for name in list(names)[:most])
     return (shown or "nothing") + (f" and {len(names) - most} more" if len(names) > most else "")

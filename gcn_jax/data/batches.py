@@ -1,7 +1,7 @@
-"""From a source to batches, with grain: deterministic order, exact resume.
+"""From a source to batches, read ahead with grain, in an order that a resumed run repeats exactly.
 
-A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``. Padding is the mean
-colour in images, void in labels.
+A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``. Images are padded with
+the mean colour, labels with void.
 """
 
 import collections
@@ -18,20 +18,20 @@ from gcn_jax.data.samples import Sample, Source
 from gcn_jax.data.specs import VOID
 
 Batch = dict[str, Any]
-Placed = tuple[Sample, tuple[int, int]]  # and the row and column of its first pixel in the padded image
+Placed = tuple[Sample, tuple[int, int]]  # a sample, and the row and column of its first pixel in the padded image
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to a sample, at random, before it is put into a batch; ``config.data``.
+    """The random changes that training makes to a sample before it goes into a batch; ``config.data``.
 
     Attributes:
-      size: batches are size x size pixels.
-      mean: the colour of padding, RGB, 0-255.
-      flip: mirror left and right, every second time; the paper's only augmentation.
-      scale: the range of a random factor.
-      place_anywhere: put images that are smaller than size anywhere in it, not at the top left.
-      color_jitter: brightness, contrast and saturation change by a factor of up to 1 +- this.
+      size: height and width of the images in a batch, pixels.
+      mean: the colour of the padding, RGB, 0-255.
+      flip: mirror left and right, with probability 1/2; the paper's only augmentation.
+      scale: smallest and largest factor of a random resize.
+      place_anywhere: put an image that is smaller than size at a random place; otherwise at the top left.
+      color_jitter: brightness, contrast and saturation are multiplied by random factors from 1 - this to 1 + this.
     """
 
     size: int
@@ -42,7 +42,7 @@ class Augmentation:
     color_jitter: float = 0.0
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> Placed:
-        """Applies the random transforms; the result fits into `size`."""
+        """Applies the random transforms; the resulting image is at most size x size."""
         if tuple(self.scale) != (1.0, 1.0):
             sample = transforms.scale(sample, self.scale[0], self.scale[1], rng)
         if self.color_jitter:
@@ -56,7 +56,7 @@ class Augmentation:
         return sample, (0, 0)
 
     def assemble(self, samples: Iterable[Placed], batch_size: int) -> Batch:
-        """Makes a batch of samples that fit into `size`."""
+        """Makes a batch of samples that are at most size x size; smaller ones are padded."""
         batch: Batch = {
             "image": np.empty((batch_size, self.size, self.size, 3), np.uint8),
             "label": np.empty((batch_size, self.size, self.size), np.uint8),
@@ -71,25 +71,47 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are read ahead: by how many threads, and how many samples; ``config.data``."""
+    """How samples are read ahead; ``config.data``.
+
+    Attributes:
+      num_threads: threads that read and decode.
+      prefetch: samples that are ready before they are needed.
+    """
 
     num_threads: int = 4
     prefetch: int = 16
 
 
 class TrainBatches(Iterator[Batch]):
-    """Training batches: shuffled each epoch, augmented, padded to size.
+    """An iterator over training batches: shuffled in each epoch, augmented, padded to one size.
 
-    Batch i depends on the seed and i alone, whatever the number of threads, processes and interruptions.
+    Batch i depends only on the seed and on i, not on the number of threads or processes, nor on interruptions.
 
     Args:
-      source: of the samples; each epoch holds each of them once, in another order.
-      augmentation: of the samples, and the size of the batches.
-      reading: how far ahead.
-      batch_size: over all processes.
-      num_batches: in all.
-      seed: of the order and the augmentation.
-      share: (i, n): of n processes this is the i-th; it gets every n-th sample of each batch.
+      source: the samples. Each epoch holds all of them once, in an order of its own.
+      augmentation: the random changes, and the size of the images in a batch.
+      reading: how samples are read ahead.
+      batch_size: number of samples in a batch, over all processes together.
+      num_batches: number of batches after which the iterator ends.
+      seed: of the order and of the random changes.
+      share: (i, n) if this is process i of n; it gets every n-th sample of each batch, from the i-th on.
+
+    Example:
+      >>> from gcn_jax.data.batches import Augmentation, Reading, TrainBatches
+      >>> from gcn_jax.data.sources import ShapesSource
+      >>> augmentation = Augmentation(size=64, mean=(124, 116, 104))
+      >>> source = ShapesSource("train")  # drawn images
+      >>> batches = TrainBatches(source, augmentation, Reading(), batch_size=2, num_batches=3, seed=0)
+      >>> batch = next(batches)
+      >>> batch["image"].shape, batch["label"].shape, len(batch["image_id"])
+      ((2, 64, 64, 3), (2, 64, 64), 2)
+      >>> state = batches.get_state()
+      >>> second = next(batches)
+      >>> batches.set_state(state)  # go back to where the state was taken
+      >>> next(batches)["image_id"] == second["image_id"]
+      True
+      >>> len(list(batches))  # one is left
+      1
     """
 
     def __init__(
@@ -112,7 +134,7 @@ class TrainBatches(Iterator[Batch]):
         def samples(step: int) -> Iterator[Placed]:
             for place in range(step * batch_size + process, (step + 1) * batch_size, num_processes):
                 epoch, i = divmod(place, len(source))
-                # From 1: NumPy takes (seed, epoch, 0) for (seed, epoch), which drew the order.
+                # From 1, since for NumPy (seed, epoch, 0) is the same seed as (seed, epoch), which drew the order.
                 rng = np.random.default_rng((seed, epoch, 1 + i))
                 yield augmentation.draw(source[order(epoch)[i]], rng)
 
@@ -130,11 +152,11 @@ class TrainBatches(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """What `set_state` takes to go on from here, in this process or another."""
+        """The position, from which `set_state` goes on, in this process or in another; JSON can hold it."""
         return {"batches": self._position}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Makes the next batch the one that was next at `get_state`."""
+        """Goes to a position: the next batch is the one that was next when `get_state` returned it."""
         self._position = state["batches"]
         self._iterator = iter(self._batches[self._position :].to_iter_dataset(self._options))
 
@@ -142,13 +164,13 @@ class TrainBatches(Iterator[Batch]):
 def group_by_shape(
     source: Source, key: Callable[[int, int], Hashable], size: int, reading: Reading
 ) -> Iterator[list[tuple[int, Sample]]]:
-    """Every sample of a source once, whole, with its index, in groups that share a key.
+    """Yields every sample of a source once, uncropped and with its index, in groups whose samples have the same key.
 
     Args:
-      source: of the samples, which are read ahead.
-      key: of an image's height and width; None: the image is a group of its own.
-      size: of a group; the last of each key may be smaller.
-      reading: how far ahead.
+      source: the samples.
+      key: computes the key of a sample from its height and width; None: the sample is a group of its own.
+      size: number of samples in a group; the last group of each key may be smaller.
+      reading: how samples are read ahead.
     """
     options = grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.prefetch)
     waiting: dict[Hashable, list[tuple[int, Sample]]] = collections.defaultdict(list)

@@ -1,4 +1,4 @@
-"""Batch norm's statistics anew, for weights whose own come from other images."""
+"""Batch norm's statistics computed again, for weights whose statistics come from other images."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,21 +15,36 @@ PyTree = Any
 def reestimate_statistics(
     model: GCN, variables: dict[str, PyTree], batches: Iterable[jax.Array | np.ndarray]
 ) -> dict[str, PyTree]:
-    """Takes the backbone's batch norm statistics from some batches: PreciseBN (Wu and Johnson, 2021).
+    """Replaces the backbone's batch norm statistics by those of some batches: PreciseBN (Wu and Johnson, 2021).
 
-    Each batch passes through the network normalised by its own statistics. The new ones are the exact mean and variance
-    of all activations of all batches, added up in float64, not a moving average.
+    Each batch passes through the network, normalised by its own statistics. The new statistics are no moving average,
+    but the exact mean and variance of all activations in all batches, added up in float64.
 
     Args:
-      model: whatever its norm; `ResNet.freeze` does not matter.
-      variables: ``{"params": ..., "batch_stats": ...}``.
-      batches: float32 [B, H, W, 3], normalised, all of one shape.
+      model: from `build_model`; its ``norm`` and ``freeze`` may have any value.
+      variables: of the model, ``{"params": ..., "batch_stats": ...}``; not changed.
+      batches: float32 [B, H, W, 3] each, normalised images, all of one shape.
 
     Returns:
-      The variables with new ``batch_stats``, float32 NumPy arrays.
+      New variables: the same ``params``, and ``batch_stats`` as float32 NumPy arrays.
 
     Raises:
-      ValueError: if there is no batch, they differ in shape, or a statistic is not finite.
+      ValueError: if there is no batch, batches differ in shape, or a statistic is not finite.
+
+    Example:
+      >>> import gcn_jax, numpy as np
+      >>> from gcn_jax.models import init_variables
+      >>> model = gcn_jax.build_model(num_classes=2, backbone="resnet14", width=4, kernel_size=3)
+      >>> variables = init_variables(model, seed=0)
+      >>> rng = np.random.default_rng(0)
+      >>> batches = [rng.normal(size=(2, 64, 64, 3)).astype(np.float32) for _ in range(3)]
+      >>> updated = gcn_jax.reestimate_statistics(model, variables, batches)
+      >>> variables["batch_stats"]["backbone"]["norm1"]["mean"]  # as they were initialised
+      array([0., 0., 0., 0.], dtype=float32)
+      >>> updated["batch_stats"]["backbone"]["norm1"]["mean"]
+      array([...], dtype=float32)
+      >>> updated["params"] is variables["params"]
+      True
     """
     # With momentum 0 the running statistics are those of the last batch.
     backbone = model.backbone.clone(norm="train", momentum=0.0, freeze="")
