@@ -137,7 +137,7 @@ def load_backbone(variables: Variables, path: str | pathlib.Path) -> Variables:
       ValueError: naming the file and what is wrong with it: unreadable, damaged, another architecture, a missing
         tensor, a wrong shape, a value that is not finite.
 
-    Example:
+    Examples:
       A file in torchvision's names for a tiny ResNet, all of whose weights are 1:
 
       >>> import gcn_jax, numpy as np

@@ -140,7 +140,7 @@ def refine(
       ValueError: if the shapes do not fit together, logits are not finite, a parameter is out of range, or the image
         is too large.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from gcn_jax import crf
       >>> image = np.zeros((16, 16, 3), np.uint8)

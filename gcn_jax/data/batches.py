@@ -96,7 +96,7 @@ class TrainBatches(Iterator[Batch]):
       seed: of the order and of the random changes.
       share: (i, n) if this is process i of n; it gets every n-th sample of each batch, from the i-th on.
 
-    Example:
+    Examples:
       >>> from gcn_jax.data.batches import Augmentation, Reading, TrainBatches
       >>> from gcn_jax.data.sources import ShapesSource
       >>> augmentation = Augmentation(size=64, mean=(124, 116, 104))

@@ -35,7 +35,7 @@ class Counts:
       boundary: int64 [3, C], pixels of each class in the boundary region of the truth, in that of the prediction, and
         in both.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from gcn_jax.evaluation.counts import Counts
       >>> label = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)

@@ -31,7 +31,7 @@ def reestimate_statistics(
     Raises:
       ValueError: if there is no batch, batches differ in shape, or a statistic is not finite.
 
-    Example:
+    Examples:
       >>> import gcn_jax, numpy as np
       >>> from gcn_jax.models import init_variables
       >>> model = gcn_jax.build_model(num_classes=2, backbone="resnet14", width=4, kernel_size=3)

@@ -25,7 +25,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array, reduction: str = "mean") 
     Returns:
       float32 scalar, in nats.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from gcn_jax.training.loss import cross_entropy
       >>> logits = jnp.zeros((1, 2, 2, 4))  # four classes, all as likely
