@@ -33,3 +33,9 @@ def test_examples_run(name, tmp_path, monkeypatch):
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert found.attempted == MODULES[name], "doctest does not find all of the module's examples"
     assert not found.failed, "see what it printed"
+
+
+def test_headings_are_what_the_documentation_renders():
+    """Under any other, such as "Example:", it takes the code for text."""
+    wrong = re.compile(r"^ *(?!Examples:)Examples?\b.*\n+ *>>> ", re.MULTILINE | re.IGNORECASE)
+    assert not [path for path in (ROOT / "gcn_jax").rglob("*.py") if wrong.search(path.read_text(encoding="utf-8"))]
