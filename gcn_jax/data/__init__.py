@@ -1,1 +1,1 @@
-"""From files on disk to batches of NumPy arrays; imports no jax."""
+"""From files on disk to batches of NumPy arrays; nothing here imports jax."""

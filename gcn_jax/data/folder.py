@@ -1,13 +1,13 @@
 """`folder`: the user's own images and masks, read in place.
 
-    DIR/images/NAME.jpg     any image format, turned upright by its EXIF orientation; folders below are fine
+    DIR/images/NAME.jpg     any image format, turned upright by its EXIF orientation; may lie in folders of their own
     DIR/masks/NAME.png      class ids as grey values (8 or 16 bits) or palette indices, or colours; 255 is void
-    DIR/train.txt, val.txt  NAMEs, one a line. One list alone: the other split is the rest. None: a fifth, drawn by
-                            config.seed, is val.
-    DIR/classes.txt         a class a line, in the order of their ids: "road" or, with its colour, "road 128 64 128".
+    DIR/train.txt, val.txt  NAMEs, one per line. If there is only one list, all other images are the other split. If
+                            there is none, a fifth of the images, drawn with config.seed, are val.
+    DIR/classes.txt         one class per line, in the order of their ids: "road", or with its colour "road 128 64 128".
                             A line "void R G B" gives void's colour. Without the file the masks are searched for ids.
 
-Before its first use each pair is read through once and checked; later starts only list the files.
+Before the first use each pair of files is read and checked; later starts only list the files.
 """
 
 import hashlib
@@ -33,18 +33,18 @@ _VAL_FRACTION = 0.2
 
 
 def parse_classes(lines: Sequence[str], origin: str = "classes.txt") -> tuple[DatasetSpec, np.ndarray | None]:
-    """Reads the lines of a classes.txt; empty ones and those that start with # are passed over.
+    """Parses the lines of a classes.txt; empty lines and lines that start with # are skipped.
 
     Args:
-      lines: "name" or "name R G B" (commas will do as well), one a class, in the order of their ids.
-      origin: what the lines come from, for messages.
+      lines: "name" or "name R G B" (or with commas), one per class, in the order of their ids.
+      origin: where the lines come from, for messages.
 
     Returns:
-      The label space, and for masks in colours the label of each colour, as `decode_label` takes it; None if no line
-      has a colour. Classes without a colour get VOC's for pictures.
+      The label space; and a table with the label of each colour, as `decode_label` needs it for masks in colours, or
+      None if no line has a colour. In pictures, classes without a colour get VOC's colours.
 
     Raises:
-      UserError: naming the line.
+      UserError: naming the line that is wrong.
     """
     classes: list[ClassSpec] = []
     void_color = DatasetSpec.void_color
@@ -85,8 +85,8 @@ class LabelledFolder:
 
     Args:
       data_dir: the folder.
-      cache_dir: where what was found in it is kept.
-      seed: by which it is split if it holds no lists.
+      cache_dir: where the results of the survey are kept.
+      seed: for the random split of a folder that holds no lists.
 
     Raises:
       UserError: naming the folder, the file or the line that is wrong.
@@ -104,7 +104,7 @@ class LabelledFolder:
 
     @cached_property
     def pairs(self) -> dict[str, tuple[str, str]]:
-        """Name -> the image's path and the mask's, below the folder; sorted."""
+        """The paths of each name's image and mask, relative to the folder; sorted by name."""
         images, masks = self._by_name("images"), self._by_name("masks")
         if not images:
             raise UserError(f"{self.root / 'images'}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
@@ -126,7 +126,7 @@ class LabelledFolder:
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
-        """The names of each split's images."""
+        """The names of the images in each split."""
         lists = {split: self._listed(split) for split in SPLITS if (self.root / f"{split}.txt").is_file()}
         if not lists:
             order = np.random.default_rng(self._seed).permutation(sorted(self.pairs)).tolist()
@@ -161,7 +161,7 @@ class LabelledFolder:
         return (self.root / "classes.txt").is_file()
 
     def class_lines(self) -> tuple[str, ...]:
-        """The lines of classes.txt, or else names for the ids that the masks hold."""
+        """The lines of classes.txt; without that file, made-up names for the ids that the masks hold."""
         if self.has_classes_file:
             path = self.root / "classes.txt"
             lines = self.files.read(path.name).decode(errors="replace").splitlines()
@@ -176,10 +176,15 @@ class LabelledFolder:
         return tuple(f"class {i}" for i in range(num_classes))
 
     def survey(self, num_classes: int, colors: np.ndarray | None) -> dict:
-        """Reads each pair of the splits through once, with a progress bar, or recalls what was found then.
+        """Reads and checks all images and masks, with a progress bar, and keeps what was found for the next time.
+
+        Args:
+          num_classes: ids must be below it.
+          colors: from `parse_classes`.
 
         Returns:
-          "pixels": split -> the number of pixels of each label value; "largest": the largest id and a mask's name.
+          "pixels": for each split the number of pixels of each label value, 256 numbers. "largest": the largest id, and
+          the name of a mask that holds it.
 
         Raises:
           UserError: naming the first bad file.
@@ -221,11 +226,11 @@ class LabelledFolder:
         return {"pixels": pixels, "largest": largest}
 
     def image(self, name: str) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """Reads an image, uint8 [H, W, 3]."""
         path = self.pairs[name][0]
         return decode_image(self.files.read(path), str(self.root / path))
 
     def label(self, name: str, num_classes: int, colors: np.ndarray | None) -> np.ndarray:
-        """uint8 [H, W]."""
+        """Reads a mask as labels, uint8 [H, W]; num_classes and colors are as in `decode_label`."""
         path = self.pairs[name][1]
         return decode_label(self.files.read(path), str(self.root / path), num_classes, colors)

@@ -1,4 +1,4 @@
-"""Image and label files, decoded with every failure named."""
+"""Decodes image and label files; every failure becomes a `UserError` that names the file."""
 
 import contextlib
 import io
@@ -15,10 +15,10 @@ from gcn_jax.errors import UserError
 
 # Refused before any pixel is decoded: 16384 x 8192 pixels, 400 MB as RGB.
 MAX_PIXELS = 2**27
-# Labels are bytes: ids below 254, 254 among the labels of colours for a colour that no class has, 255 for void.
+# Labels are bytes: class ids are below 254; 254 marks a colour that no class has; 255 is void.
 MAX_CLASSES = 254
 NO_CLASS = 254
-# Those of Pillow's formats that are read: each by its decoder alone (for EPS, Pillow would run Ghostscript).
+# The only formats that are read, each by one decoder of Pillow. (For EPS, Pillow would run Ghostscript.)
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -37,7 +37,7 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def _load(image: Image.Image, name: str) -> Image.Image:
-    """Decodes the pixels."""
+    """Decodes an image's pixels; raises `UserError` if they are damaged or incomplete."""
     try:
         image.load()
     except (OSError, ValueError, SyntaxError) as error:
@@ -46,22 +46,23 @@ def _load(image: Image.Image, name: str) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes a photograph, turned upright by its EXIF orientation; of 16-bit channels the high bytes are taken.
+    """Decodes a photograph and turns it upright by its EXIF orientation.
 
     Args:
-      data: a file's bytes, of any usual format and any colour mode but 32-bit channels.
+      data: the bytes of a file in any common format and colour mode, except with 32-bit channels. Of 16-bit channels
+        only the high bytes are used.
       name: of the file, for messages.
 
     Returns:
       uint8 [H, W, 3], RGB.
 
     Raises:
-      UserError: if the file is unreadable, truncated, of 32-bit channels or larger than `MAX_PIXELS`.
+      UserError: if the file is unreadable, truncated, has 32-bit channels or more than `MAX_PIXELS` pixels.
     """
     image = _open(data, name)
     is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     if image.format == "JPEG" and image.mode == "RGB" and is_upright:
-        with contextlib.suppress(ValueError):  # whatever is odd about a file is for Pillow to forgive or to name
+        with contextlib.suppress(ValueError):  # Pillow decides below whether an odd file is readable
             return simplejpeg.decode_jpeg(data)  # the same pixels in 0.6 of the time
     image = _load(image, name)
     if image.mode in ("I", "F"):
@@ -72,19 +73,20 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def decode_label(data: bytes, name: str, num_classes: int, colors: np.ndarray | None = None) -> np.ndarray:
-    """Decodes a label mask: class ids as grey values of 8 or 16 bits or as palette indices, or classes as colours.
+    """Decodes a label mask: class ids as grey values (8 or 16 bits) or as palette indices, or classes as colours.
 
     Args:
-      data: a file's bytes.
+      data: the file's bytes.
       name: of the file, for messages.
-      num_classes: ids are below it, but for void: 255, or 65535 in 16 bits.
-      colors: uint8 [2**24], the label of each colour 65536 R + 256 G + B, `NO_CLASS` where it is none; for RGB masks.
+      num_classes: all ids must be below it, except void's, which is 255, or 65535 in 16 bits.
+      colors: uint8 [2**24], for RGB masks: the label of the colour with index 65536 R + 256 G + B; `NO_CLASS` for
+        colours of no class. None: RGB masks are refused.
 
     Returns:
       uint8 [H, W].
 
     Raises:
-      UserError: if the file is unreadable, is RGB without colours, or holds a value or a colour that is no class.
+      UserError: if the file is unreadable, is an RGB mask without `colors`, or holds a value or colour of no class.
     """
     image = _load(_open(data, name), name)
     if image.mode in ("RGB", "RGBA"):
@@ -104,9 +106,12 @@ def decode_label(data: bytes, name: str, num_classes: int, colors: np.ndarray | 
 
 
 def decode_own_label(data: bytes, name: str) -> np.ndarray:
-    """Decodes what `encode_label` wrote, in 0.6 of Pillow's time: uint8 [H, W].
+    """Decodes a PNG that `encode_label` wrote, in 0.6 of Pillow's time.
 
-    Such a PNG (ISO/IEC 15948) has 8 bits a pixel, no interlacing and filter type 0 before each row.
+    Such a PNG (ISO/IEC 15948) has 8 bits per pixel, no interlacing, and filter type 0 before each row.
+
+    Returns:
+      uint8 [H, W].
 
     Raises:
       UserError: if the bytes are damaged.
@@ -135,7 +140,7 @@ def _label_of_colors(pixels: np.ndarray, name: str, colors: np.ndarray) -> np.nd
 
 
 def check_label_values(label: np.ndarray, name: str, num_classes: int) -> None:
-    """Raises `UserError` naming the smallest value of a label, of any integer type, that is no class id nor void."""
+    """Raises `UserError` if a label [H, W], of any integer type, holds values that are neither class ids nor void."""
     wrong = label[(label >= num_classes) & (label != VOID)]
     if wrong.size:
         value = wrong.min()
@@ -154,7 +159,7 @@ def check_same_size(image: np.ndarray, label: np.ndarray, name: str) -> None:
 
 
 def encode_label(label: np.ndarray, palette: np.ndarray) -> bytes:
-    """A palette PNG: uint8 [H, W] class ids with uint8 [256, 3] colours."""
+    """Encodes class ids, uint8 [H, W], as a PNG with a palette, uint8 [256, 3], of their colours."""
     image = Image.fromarray(label)
     image.putpalette(palette.tobytes())  # turns mode "L" into "P"
     buffer = io.BytesIO()
@@ -163,7 +168,7 @@ def encode_label(label: np.ndarray, palette: np.ndarray) -> bytes:
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """`decode_image` of a file."""
+    """Reads and decodes a photograph, as `decode_image` does; raises `UserError` if the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:

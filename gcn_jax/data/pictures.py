@@ -1,15 +1,15 @@
-"""Label maps as colours, for people."""
+"""Pictures that show label maps to people."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gcn_jax.data.specs import VOID, DatasetSpec
 
-_LEAST_HEIGHT = 192  # pixels of a picture
+_LEAST_HEIGHT = 192  # pixels; lower pictures are enlarged
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Blends the classes' colours half and half over an image; class 0 and void stay as they are.
+    """Mixes an image, half and half, with the colours of its classes; pixels of class 0 and void stay as they are.
 
     Args:
       image: uint8 [H, W, 3].
@@ -25,7 +25,17 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.nda
 
 
 def triptych(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Image, truth and prediction side by side, uint8 [H, W, 3]; enlarged if small; void shows in both maps."""
+    """An image, its truth and its prediction side by side, enlarged if they are small.
+
+    Args:
+      image: uint8 [H, W, 3].
+      label: uint8 [H, W], the truth. Where it is void, the prediction is drawn as void, too.
+      prediction: uint8 [H, W].
+      palette: uint8 [256, 3].
+
+    Returns:
+      uint8 [H', 3 W', 3].
+    """
     prediction = np.where(label == VOID, VOID, prediction)
     picture = np.concatenate([image, palette[label], palette[prediction]], axis=1)
     factor = -(-_LEAST_HEIGHT // len(picture))
@@ -33,20 +43,22 @@ def triptych(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palet
 
 
 def stack(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures one below the other, white beside the narrower ones: uint8 [H, W, 3]."""
+    """Pictures one below the other, uint8 [H, W, 3], with white to the right of narrower ones."""
     width = max(picture.shape[1] for picture in pictures)
     widths = [((0, 4), (0, width - picture.shape[1]), (0, 0)) for picture in pictures]
     return np.concatenate([np.pad(p, w, constant_values=255) for p, w in zip(pictures, widths, strict=True)])
 
 
 def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec: DatasetSpec) -> np.ndarray:
-    """Images, each beside itself with its mask laid over it, with their names and a legend of the classes they hold.
+    """A sheet of images, with their names; each stands beside a copy that has its mask laid over it.
+
+    Below them is a legend of the classes that occur.
 
     Args:
       images: uint8 [N, H, W, 3].
       labels: uint8 [N, H, W].
-      names: N of them.
-      spec: for the classes' names and colours.
+      names: the N images' names.
+      spec: gives the classes' names and colours.
 
     Returns:
       uint8 [H', W', 3].
@@ -79,5 +91,5 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
 
 
 def save_picture(picture: np.ndarray, path, **options) -> None:
-    """Writes uint8 [H, W, 3] to a file; its ending says the format."""
+    """Writes a picture, uint8 [H, W, 3], to a file; the options are those of Pillow's `Image.save`."""
     Image.fromarray(picture).save(path, **options)

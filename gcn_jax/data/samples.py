@@ -10,7 +10,13 @@ import numpy as np
 
 
 class Sample(TypedDict):
-    """One image and its truth."""
+    """One image and its truth.
+
+    Attributes:
+      image: uint8 [H, W, 3], RGB.
+      label: uint8 [H, W], class ids; 255 is void.
+      image_id: the image's name, unique in its data set.
+    """
 
     image: np.ndarray
     label: np.ndarray
@@ -18,11 +24,11 @@ class Sample(TypedDict):
 
 
 class Source(Protocol):
-    """A finite random-access collection of samples; what grain reads from."""
+    """A finite collection of samples with random access, from which grain reads."""
 
     @property
     def image_ids(self) -> Sequence[str]:
-        """Of all samples, in order; reads no image."""
+        """The ids of all samples, in order; no image is read for them."""
         ...
 
     def __len__(self) -> int: ...
@@ -34,15 +40,15 @@ class Split(Source, Protocol):
     """A whole split of a data set."""
 
     def pixels(self) -> np.ndarray:
-        """How many pixels there are of each label value: int64 [256]."""
+        """The number of pixels of each label value, int64 [256]."""
         ...
 
 
 class Selection:
-    """Some samples of several sources, as one source."""
+    """A source made of some samples of several sources."""
 
     def __init__(self, sources: Sequence[Source], chosen: Sequence[tuple[int, int]]):
-        """Takes sample j of source i for each (i, j) in chosen."""
+        """Makes a source that has sample j of source i for each (i, j) in chosen, in that order."""
         self._sources, self._chosen = sources, np.array(chosen, np.int32).reshape(-1, 2)
 
     @property

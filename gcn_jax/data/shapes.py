@@ -1,8 +1,8 @@
-"""`shapes`: a procedural data set that needs no file, for the demo and the tests.
+"""`shapes`: a data set whose images are drawn by a program, for the demo and the tests; it needs no file.
 
-Textured objects of five classes overlap on textured grey ground. Each class has a typical hue, but hues scatter so
-far that neighbouring classes share them: only the shape tells for sure. Outlines are void, as in VOC. Sample i of a
-split depends on i alone.
+Textured objects of five classes overlap on a textured grey background. Each class has a typical hue, but hues vary so
+much that neighbouring classes share them, so that only the shape tells the class for sure. Outlines are void, as in
+VOC. Sample i of a split depends only on the split and on i.
 """
 
 import colorsys
@@ -19,7 +19,7 @@ _HUE_SCATTER = 0.07  # standard deviation, in turns of the colour circle; classe
 
 
 def _signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Distance to the shape's edge, negative inside, in units of its radius; u and v are centred coordinates."""
+    """The distance to a shape's edge, negative inside, in units of its radius; u and v are centred coordinates."""
     if name == "disk":
         return np.hypot(u, v) - 0.9
     if name == "square":
@@ -34,14 +34,14 @@ def _signed_distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _color(rng: np.random.Generator, class_id: int) -> np.ndarray:
-    """A random colour, float [3], 0-255: grey for the ground (class 0), around the class's hue for objects."""
+    """A random colour, float [3], 0-255: near grey for the background (class 0), near the class's hue for objects."""
     hue = class_id / (SHAPES.num_classes - 1) + rng.normal(0, _HUE_SCATTER)
     saturation = rng.uniform(0, 0.2) if class_id == 0 else rng.uniform(0.4, 1)
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, rng.uniform(0.2, 1)))
 
 
 def _texture(rng: np.random.Generator, class_id: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Stripes between two colours of a class, with noise: float [H, W, 3] around 0-255."""
+    """Stripes of two random colours of a class, with noise: float [H, W, 3], about 0-255."""
     first, second = _color(rng, class_id), _color(rng, class_id)
     frequency, angle, phase = rng.uniform(0.1, 0.8), rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
     wave = np.sin(frequency * (np.cos(angle) * x + np.sin(angle) * y) + phase)[..., None]
@@ -52,8 +52,12 @@ def _texture(rng: np.random.Generator, class_id: int, y: np.ndarray, x: np.ndarr
 def draw(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws a sample.
 
+    Args:
+      split: a key of `SPLIT_SIZES`.
+      index: of the sample in the split.
+
     Returns:
-      image uint8 [H, W, 3] and label uint8 [H, W], sides of 48 to 64 pixels.
+      The image, uint8 [H, W, 3], and its label, uint8 [H, W]; height and width are 48 to 64 pixels.
     """
     rng = np.random.default_rng((list(SPLIT_SIZES).index(split), index))
     height, width = rng.integers(_SIDE[0], _SIDE[1], 2, endpoint=True)

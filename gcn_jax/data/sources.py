@@ -1,7 +1,8 @@
-"""Sources: random access to the samples of a split, by name.
+"""Opens the data that a config names, as sources: collections of samples with random access.
 
-A config names data by an expression: "a/train+b/train-a/val" is the union of the first two less the images of the
-third. Images are told by their ids; one that several parts hold is taken from the first of them, mask and all.
+A config names data by an expression: "a/train+b/train-a/val" is the union of the first two splits without the images of
+the third. Two images are the same if they have the same id. An image that several parts hold is taken, with its mask,
+from the first of them.
 """
 
 import pathlib
@@ -24,7 +25,7 @@ from gcn_jax.data.specs import SHAPES, DatasetSpec
 from gcn_jax.errors import UserError
 
 BUILDERS: dict[str, type[SegmentationBuilder]] = {b.name: b for b in (VocSegmentation, Sbd, CocoVoc, Cityscapes)}
-# Name -> splits.
+# The splits of each data set.
 KNOWN: dict[str, tuple[str, ...]] = {
     "shapes": tuple(shapes.SPLIT_SIZES),
     folder.NAME: folder.SPLITS,
@@ -34,15 +35,15 @@ KNOWN: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Datasets:
-    """Which data a run takes, and from where.
+    """Which data a run uses, and where they are.
 
     Attributes:
-      train: an expression, see above; ``config.data.train``.
-      eval: the same of the data to evaluate on.
-      classes: of a `folder`, as the lines of its classes.txt.
+      train: the data to train on, an expression as described above; ``config.data.train``.
+      eval: the data to evaluate on, also an expression; ``config.data.eval``.
+      classes: the classes of a `folder`, as the lines of its classes.txt.
       data_dir: where the official files are; empty: they are downloaded.
       cache_dir: for downloads and prepared records.
-      seed: by which a `folder` without lists is split.
+      seed: for the random split of a `folder` that holds no lists.
     """
 
     train: str
@@ -54,7 +55,7 @@ class Datasets:
 
 
 class ShapesSource:
-    """The procedural `shapes` data set."""
+    """The drawn data set `shapes`; each image is drawn whenever it is asked for."""
 
     def __init__(self, split: str):
         self._split = split
@@ -81,7 +82,7 @@ class RecordSource:
     def __init__(self, builder: SegmentationBuilder):
         """Opens the records that a builder has prepared.
 
-        By the builder, not by their directory alone: tfds would import any module that a file in it names.
+        The builder is needed: from the records' directory alone, tfds would import any module that a file in it names.
         """
         skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
         self._records: Any = builder.as_data_source(split=builder.split, decoders=skip)
@@ -101,7 +102,7 @@ class RecordSource:
         try:
             record = self._records[int(index)]
             is_whole = record["image_id"].decode() == image_id
-        except Exception as error:  # whatever damaged bytes lead the readers to
+        except Exception as error:  # damaged bytes make the readers raise many kinds
             raise UserError(f"{name}: damaged; delete {self._directory} to have it prepared again ({error})") from error
         if not is_whole:
             raise UserError(f"{name}: damaged; delete {self._directory} to have it prepared again")
@@ -135,7 +136,13 @@ class FolderSource:
 
 
 class Part(NamedTuple):
-    """A term of an expression."""
+    """A term of an expression.
+
+    Attributes:
+      is_removed: whether a minus stands before it.
+      name: of the data set.
+      split: of the data set.
+    """
 
     is_removed: bool
     name: str
@@ -143,7 +150,15 @@ class Part(NamedTuple):
 
 
 def parse(key: str, data: Datasets) -> list[Part]:
-    """Parses the expression of a key, "train" or "eval"; raises `UserError` naming the key and what is wrong."""
+    """Parses the expression in ``data.train`` or ``data.eval``.
+
+    Args:
+      key: "train" or "eval".
+      data: that holds the expression.
+
+    Raises:
+      UserError: naming the config key and what is wrong with its value.
+    """
     text = getattr(data, key)
     parts = []
     for sign, term in re.findall(r"(^|[+-])([^+-]*)", text.replace(" ", "")):
@@ -163,14 +178,14 @@ def parse(key: str, data: Datasets) -> list[Part]:
 
 
 def spec_of(name: str, data: Datasets) -> DatasetSpec:
-    """The label space of a data set; a folder's is in ``data.classes``."""
+    """The label space of a data set; for a folder, ``data.classes`` tells it."""
     if name in BUILDERS:
         return BUILDERS[name].SPEC
     return SHAPES if name == "shapes" else folder.parse_classes(data.classes, "config.data.classes")[0]
 
 
 def spec_from(data: Datasets) -> DatasetSpec:
-    """The label space of the data; raises `UserError` if training and evaluation data have different ones."""
+    """The label space of the data; raises `UserError` if those for training and evaluation have different ones."""
     train, evaluation = (spec_of(parse(key, data)[0].name, data) for key in ("train", "eval"))
     if train != evaluation:
         raise UserError(
@@ -181,17 +196,17 @@ def spec_from(data: Datasets) -> DatasetSpec:
 
 
 def uses_folder(data: Datasets) -> bool:
-    """Whether the data are the user's own folder, whose classes are not known beforehand."""
+    """Whether the data are the user's own folder, whose classes are known only after looking into it."""
     return any(text.startswith(f"{folder.NAME}/") for text in (data.train, data.eval))
 
 
 def open_folder(data: Datasets) -> folder.LabelledFolder:
-    """The user's own folder."""
+    """Opens the user's own folder; raises `UserError` if it holds no images/ or masks/."""
     return folder.LabelledFolder(data.data_dir, data.cache_dir, data.seed)
 
 
 def open_part(name: str, split: str, data: Datasets) -> Split:
-    """Opens one split of a data set, preparing its records first where needed."""
+    """Opens one split of a data set; prepares its records first if that has not been done."""
     if name == "shapes":
         return ShapesSource(split)
     if name == folder.NAME:
@@ -202,10 +217,14 @@ def open_part(name: str, split: str, data: Datasets) -> Split:
 
 
 def open_source(key: str, data: Datasets) -> Source:
-    """Opens the data of a key, "train" or "eval"; prepares it first where needed.
+    """Opens the data that an expression names; prepares their records first if that has not been done.
+
+    Args:
+      key: "train" or "eval".
+      data: that holds the expression.
 
     Raises:
-      UserError: naming the key or file, if the data are missing or damaged.
+      UserError: naming the config key or the file, if the data are missing or damaged.
     """
     parts = parse(key, data)
     sources = [open_part(part.name, part.split, data) for part in parts]
@@ -224,10 +243,10 @@ def open_source(key: str, data: Datasets) -> Source:
 
 
 def open_sources(data: Datasets) -> tuple[Source, Source]:
-    """Opens the data of training and of evaluation.
+    """Opens the data to train on and those to evaluate on.
 
     Raises:
-      UserError: as `open_source` does, and if an image of the evaluation data is among those of training.
+      UserError: as `open_source` does; also if an image to evaluate on is among those to train on.
     """
     train, evaluation = open_source("train", data), open_source("eval", data)
     shared = sorted(set(train.image_ids) & set(evaluation.image_ids))

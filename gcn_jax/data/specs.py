@@ -1,17 +1,17 @@
-"""The classes of each data set: the one place that knows their names, ids and colours."""
+"""The classes of each data set: their names, ids and colours are written only here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# The label of pixels that count nowhere: outlines and unlabelled regions in VOC, and all padding.
+# The label of pixels that neither the loss nor a score counts: outlines and unlabelled regions in VOC, and all padding.
 VOID = 255
 
 
 @dataclass(frozen=True)
 class ClassSpec:
-    """A class: its name and its colour (RGB, 0-255). Its id is its place in `DatasetSpec.classes`."""
+    """A class: its name and its colour (RGB, 0-255). Its id is its index in `DatasetSpec.classes`."""
 
     name: str
     color: tuple[int, int, int]
@@ -19,7 +19,13 @@ class ClassSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """The label space of a data set."""
+    """The label space of a data set: which classes there are, in the order of their ids.
+
+    Attributes:
+      name: of the data set.
+      classes: the classes; class i has id i.
+      void_color: the colour of void (label 255) in pictures, RGB, 0-255.
+    """
 
     name: str
     classes: tuple[ClassSpec, ...]
@@ -34,7 +40,7 @@ class DatasetSpec:
         return [c.name for c in self.classes]
 
     def palette(self) -> np.ndarray:
-        """Colours of all 256 label values, uint8 [256, 3]; void's at 255, black where there is no class."""
+        """The colours of all 256 label values, uint8 [256, 3]: void's at 255, black for values that are no class."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = [c.color for c in self.classes]
         palette[VOID] = self.void_color
@@ -42,7 +48,7 @@ class DatasetSpec:
 
 
 def voc_colors() -> Iterator[tuple[int, int, int]]:
-    """VOC's colour of label 0, 1, 2, ...: the label's bits, three at a time, become the colours' high bits."""
+    """VOC's colours of the labels 0, 1, 2, ...: bit b of a label becomes bit 7 - b // 3 of colour channel b % 3."""
     for label in range(256):
         rgb = [0, 0, 0]
         for bit in range(8):
@@ -50,22 +56,25 @@ def voc_colors() -> Iterator[tuple[int, int, int]]:
         yield rgb[0], rgb[1], rgb[2]
 
 
-def _with_voc_colors(name: str, *class_names: str) -> DatasetSpec:
+def _with_voc_colors(name: str, class_names: Sequence[str]) -> DatasetSpec:
     return DatasetSpec(name, tuple(ClassSpec(*pair) for pair in zip(class_names, voc_colors(), strict=False)))
 
 
-VOC = _with_voc_colors(
-    "voc",
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-# COCO's names of VOC's classes, where they differ.
+VOC = _with_voc_colors("voc", [
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+])  # fmt: skip
+# The classes of VOC that have another name in COCO: COCO's name -> VOC's.
 COCO_TO_VOC = {
-    **{"airplane": "aeroplane", "dining table": "diningtable", "motorcycle": "motorbike"},
-    **{"potted plant": "pottedplant", "couch": "sofa", "tv": "tvmonitor"},
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "dining table": "diningtable",
+    "motorcycle": "motorbike",
+    "potted plant": "pottedplant",
+    "tv": "tvmonitor",
 }
 
-# Train id order; the raw label ids of the official files beside them. All other raw ids are not evaluated.
+# In the order of train ids: the label id in the official files, and the class. All other label ids are not evaluated.
 _CITYSCAPES = (
     (7, ClassSpec("road", (128, 64, 128))),
     (8, ClassSpec("sidewalk", (244, 35, 232))),
@@ -96,4 +105,4 @@ CITYSCAPES_TRAIN_IDS = np.full(256, VOID, np.uint8)
 CITYSCAPES_TRAIN_IDS[CITYSCAPES_RAW_IDS] = np.arange(len(_CITYSCAPES))
 CITYSCAPES_TRAIN_IDS.setflags(write=False)
 
-SHAPES = _with_voc_colors("shapes", "background", "disk", "square", "triangle", "ring", "cross")
+SHAPES = _with_voc_colors("shapes", ["background", "disk", "square", "triangle", "ring", "cross"])

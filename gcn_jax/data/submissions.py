@@ -1,4 +1,4 @@
-"""What ``--mode=predict`` writes: masks to look at, or the archives that the evaluation servers take."""
+"""The files that ``--mode=predict`` writes: masks to look at, or archives for the evaluation servers."""
 
 import io
 import pathlib
@@ -14,7 +14,7 @@ from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_RAW_IDS, VOC, DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.files import written_whole
 
-# Format -> where in the output folder the masks go, and what the archive of that folder's contents is called.
+# For each format the folder below the output folder that the masks go to, and the name of the archive made of them.
 _FOLDERS = {"masks": ".", "voc": "results/VOC2012/Segmentation/comp6_test_cls", "cityscapes": "results"}
 _ARCHIVES = {"voc": "results.tar", "cityscapes": "results.zip"}
 _SPECS = {"voc": VOC, "cityscapes": CITYSCAPES}
@@ -22,7 +22,16 @@ _CITYSCAPES_NAME = re.compile(r"[a-z-]+_\d{6}_\d{6}_leftImg8bit")
 
 
 def check(form: str, spec: DatasetSpec, stems: list[str]) -> None:
-    """Raises `UserError` if a server would not take the predictions of images of these names, of these classes."""
+    """Checks that a format's server would accept the predictions.
+
+    Args:
+      form: "masks", "voc" or "cityscapes"; ``config.predict.format``.
+      spec: the model's classes.
+      stems: the images' file names without their endings.
+
+    Raises:
+      UserError: if the classes or a name are not those of the format.
+    """
     if spec.class_names != _SPECS.get(form, spec).class_names:
         raise UserError(f"config.predict.format={form}: the model's classes are those of {spec.name}, not {form}'s")
     if form == "cityscapes":
@@ -35,12 +44,12 @@ def check(form: str, spec: DatasetSpec, stems: list[str]) -> None:
 
 
 def mask_folder(form: str, output: pathlib.Path) -> pathlib.Path:
-    """Where the masks of a format go."""
+    """The folder, below the output folder, that the masks of a format go to."""
     return output / _FOLDERS[form]
 
 
 def encode(form: str, label: np.ndarray, spec: DatasetSpec) -> bytes:
-    """A mask as a PNG: class ids uint8 [H, W] with the classes' colours; for Cityscapes its label ids, grey."""
+    """Encodes class ids, uint8 [H, W], as a PNG with the classes' colours; for Cityscapes as its label ids, grey."""
     if form != "cityscapes":
         return encode_label(label, spec.palette())
     buffer = io.BytesIO()
@@ -49,7 +58,7 @@ def encode(form: str, label: np.ndarray, spec: DatasetSpec) -> bytes:
 
 
 def pack(form: str, output: pathlib.Path, stems: list[str]) -> pathlib.Path | None:
-    """Writes the archive to hand in: VOC's tree as a tar file, Cityscapes' files as a zip file; None for masks."""
+    """Writes the archive to submit: a tar file for VOC, a zip file for Cityscapes; returns its path, None for masks."""
     if form not in _ARCHIVES:
         return None
     path, folder = output / _ARCHIVES[form], mask_folder(form, output)

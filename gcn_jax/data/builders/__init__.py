@@ -1,1 +1,1 @@
-"""tfds builders: official archives or folders -> array_record files; TensorFlow is never imported."""
+"""tfds builders, which turn official archives or folders into array_record files without importing TensorFlow."""

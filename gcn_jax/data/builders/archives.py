@@ -1,4 +1,4 @@
-"""One way to read files by name, from a folder or straight out of an archive."""
+"""Reads files by name, from a folder or directly out of an archive, through one interface."""
 
 import contextlib
 import gzip
@@ -19,15 +19,15 @@ from gcn_jax.errors import UserError
 
 
 class Files(ABC):
-    """Read-only files addressed by their path below a root."""
+    """Read-only files, each named by its path relative to a root."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of a file; raises `UserError` naming it when it is missing or damaged."""
+        """Reads a file; raises `UserError` naming it if it is missing or damaged."""
 
     @abstractmethod
     def names(self, below: str) -> list[str]:
-        """All files below a folder, sorted."""
+        """The names of all files below a folder, sorted."""
 
     @abstractmethod
     def describe(self, name: str) -> str:
@@ -35,16 +35,16 @@ class Files(ABC):
 
     @abstractmethod
     def stamps(self, names: Callable[[], Iterable[str]]) -> Iterator[str]:
-        """Yields what changes when the files do (size and time): one stamp a name, or one for a whole archive."""
+        """Yields texts that change when the files do (size and time): one per name, or one for a whole archive."""
 
 
 def _leaves(name: str) -> bool:
-    """Whether a name leads out of the folder that it is relative to."""
+    """Whether a relative name points outside the folder that it starts from."""
     return name.startswith("/") or ".." in name.split("/")
 
 
 class Folder(Files):
-    """Files below a folder."""
+    """The files below a folder on disk."""
 
     def __init__(self, root: pathlib.Path):
         self._root = root
@@ -71,7 +71,7 @@ class Folder(Files):
 
 
 class _Archived(Files):
-    """What the kinds of archive share. Nothing is unpacked: files are read where they are."""
+    """What all kinds of archive have in common. No file is written: each is read from its place in the archive."""
 
     def __init__(self, path: pathlib.Path, inner: str):
         self._path, self._prefix = path, f"{inner}/" if inner else ""
@@ -79,7 +79,7 @@ class _Archived(Files):
 
     @cached_property
     def _members(self) -> dict[str, tuple[int, int]]:
-        """Name -> what `_read_member` needs; read from the archive when first asked for."""
+        """For each name what `_read_member` needs; listed when it is first used."""
         try:
             members = dict(self._list())
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
@@ -114,11 +114,14 @@ class _Archived(Files):
         return f"{self._path}:{self._prefix}{name}"
 
     def stamps(self, names: Callable[[], Iterable[str]]) -> Iterator[str]:
-        yield f"{self._path.name}-{_stamp(self._path)}"  # the names, which are costly to read here, tell no more
+        yield f"{self._path.name}-{_stamp(self._path)}"  # enough; listing the names would take long
 
 
 class Tar(_Archived):
-    """Files of a tar archive. A compressed one (.tgz) is decompressed once, to a nameless file that ends with us."""
+    """The files of a tar archive.
+
+    A compressed one (.tgz) is decompressed once, into an unnamed temporary file that vanishes when the process ends.
+    """
 
     def __init__(self, path: pathlib.Path, inner: str, scratch: pathlib.Path):
         super().__init__(path, inner)
@@ -163,7 +166,7 @@ class Tar(_Archived):
 
 
 class Zip(_Archived):
-    """Files of a zip archive; each is checked against its CRC as it is read."""
+    """The files of a zip archive; each is checked against its CRC when it is read."""
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
@@ -191,5 +194,11 @@ def _stamp(path: pathlib.Path) -> str:
 
 
 def open_archive(path: pathlib.Path, inner: str, scratch: pathlib.Path) -> Files:
-    """Opens a zip, tar or tgz; a tgz is decompressed into the folder scratch when it is first read."""
+    """Opens a zip, tar or tgz archive.
+
+    Args:
+      path: of the archive.
+      inner: the folder in it whose files are read, "" for all.
+      scratch: the folder that a tgz is decompressed into when it is first read.
+    """
     return Zip(path, inner) if path.suffix == ".zip" else Tar(path, inner, scratch)

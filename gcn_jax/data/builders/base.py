@@ -1,4 +1,4 @@
-"""What the tfds builders share: one split of a data set, checked and written as array_record files."""
+"""What the tfds builders have in common: each checks one split of a data set and writes it as array_record files."""
 
 import abc
 import contextlib
@@ -23,7 +23,13 @@ from gcn_jax.errors import UserError
 
 
 class Example(NamedTuple):
-    """An image file as it is and its label, uint8 [H, W], or None; with the files they come from, for messages."""
+    """An image and its label.
+
+    Attributes:
+      image: the image file's bytes, unchanged.
+      label: uint8 [H, W]; None if there is none.
+      image_name, label_name: the files they come from, for messages.
+    """
 
     image: bytes
     label: np.ndarray | None
@@ -32,15 +38,15 @@ class Example(NamedTuple):
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
-    """Records of one split: the image file's bytes, a palette PNG of class ids (255: void), and the image id.
+    """Writes the records of one split: image file bytes, a palette PNG of class ids (255: void), and the image id.
 
-    A subclass finds and reads the official files. Records lie in a folder named by a digest of the files' stamps, so
-    that a changed file is prepared anew. The record order is the official one; tfds's metadata hold the ids in
-    that order ("image_ids") and the number of pixels of each label value ("pixels").
+    A subclass finds and reads the official files. The records' folder is named by a digest of these files' sizes and
+    times, so that they are prepared again if a file changes. Records are in the official order. The metadata that tfds
+    keeps hold the ids in that order ("image_ids") and the number of pixels of each label value ("pixels").
 
     Attributes:
       SPEC: the label space.
-      SPLITS: their names.
+      SPLITS: the splits' names.
       HOMEPAGE, LICENSE, CITATION: of the data set.
     """
 
@@ -56,11 +62,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
 
         Args:
           split: one of SPLITS.
-          data_dir: the folder that holds them; empty to have them downloaded.
+          data_dir: the folder that holds the official files; empty: they are downloaded.
           cache_dir: for downloads and records.
 
         Raises:
-          UserError: naming what is missing, where it comes from and where to put it.
+          UserError: naming what is missing, where to get it and where to put it.
         """
         self.split = split
         self.find(data_dir, cache_dir / "downloads")
@@ -71,11 +77,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
 
     @abc.abstractmethod
     def find(self, data_dir: str, downloads: pathlib.Path) -> None:
-        """Finds the files, without reading them."""
+        """Finds the official files without reading them; the arguments are those of `official.find`."""
 
     @abc.abstractmethod
     def stamps(self) -> Iterator[str]:
-        """Yields what changes when the files do."""
+        """Yields texts that change when the official files do."""
 
     @abc.abstractmethod
     def image_ids(self) -> list[str]:
@@ -87,18 +93,18 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def has_truth(cls, split: str) -> bool:
-        """Whether a split's labels are published; if not, its records' labels are void everywhere."""
+        """Whether a split's labels are published; if they are not, its records' labels are void everywhere."""
         return split != "test"
 
     def prepare(self) -> None:
-        """Writes the records, unless they are there, with a progress bar.
+        """Writes the records, with a progress bar, unless they exist.
 
-        What a killed process left unfinished is removed; a second process waits and finds the work done.
+        Unfinished work of a killed process is removed first. If another process is at it, this waits for its end.
 
         Raises:
           UserError: naming a bad file.
         """
-        tfds.disable_progress_bar()  # ours knows how much there is to do
+        tfds.disable_progress_bar()  # our own bar knows the number of images
         folder = pathlib.Path(self.data_dir_root)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +148,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
             bar(f"preparing {self.name}/{self.split}", len(image_ids), "image") as progress,
         ):
             rest = iter(image_ids)
-            while some := list(itertools.islice(rest, 8 * threads)):  # so many are in memory
+            while some := list(itertools.islice(rest, 8 * threads)):  # at most so many are in memory
                 for image_id, (example, counts) in zip(some, pool.map(self._checked, some), strict=True):
                     pixels += counts
                     yield image_id, {**example, "image_id": image_id}

@@ -1,4 +1,4 @@
-"""Cityscapes (Cordts et al., CVPR 2016): fine labels, and the coarse ones of its extra images."""
+"""Cityscapes (Cordts et al., CVPR 2016), with its fine labels and the coarse labels of its extra images."""
 
 import pathlib
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Cityscapes(SegmentationBuilder):
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[str, str]]:
-        """Image id -> the names of its file and its label's."""
+        """For each image id the names of the image file and of its label file."""
         images = _by_id(self._images.names(f"leftImg8bit/{self.split}"), _IMAGE)
         if not self.has_truth(self.split):
             return {image_id: (name, "") for image_id, name in images.items()}

@@ -1,4 +1,4 @@
-"""COCO (Lin et al., ECCV 2014) drawn into VOC's classes."""
+"""COCO (Lin et al., ECCV 2014), with its outlines drawn as masks of VOC's classes."""
 
 import collections
 import json
@@ -27,11 +27,11 @@ _ROOTS = ("coco", "")
 
 
 class CocoVoc(SegmentationBuilder):
-    """COCO images that hold any of VOC's 20 classes, with class masks drawn from the instances' outlines.
+    """The COCO images that hold an object of VOC's 20 classes, with masks drawn from the instances' outlines.
 
-    Where instances overlap, the smaller one (by the area that COCO states) lies on top; a crowd region is void where
-    no single instance covers it; objects of COCO's other classes are background. Unlike VOC, no outline is void.
-    2017's files are taken if there are both years'.
+    Where instances overlap, the smaller one (by the area that COCO states) is on top. A crowd region is void where no
+    single instance covers it. Objects of COCO's other classes are background. Unlike in VOC, outlines are not void.
+    If the files of both 2014 and 2017 exist, those of 2017 are used.
     """
 
     name = "coco_voc"
@@ -61,13 +61,13 @@ class CocoVoc(SegmentationBuilder):
                 raise error from None
 
     def stamps(self) -> Iterator[str]:
-        # Which images there are is known only by reading all annotations; COCO's image files never change.
+        # Only reading all annotations, which takes long, would tell the images' names; COCO's image files never change.
         yield from self._annotations.stamps(lambda: [self._json])
         yield self._images.describe(self._folder)
 
     @cached_property
     def _instances(self) -> dict[str, dict[str, Any]]:
-        """Image id -> COCO's record of the image, with those of its "instances" that are of VOC's classes."""
+        """For each image id COCO's record of the image; its "instances" are the annotations of VOC's classes."""
         name = self._annotations.describe(self._json)
         try:
             content = json.loads(self._annotations.read(self._json))
@@ -105,7 +105,16 @@ class CocoVoc(SegmentationBuilder):
 
 
 def draw(instances: list[dict[str, Any]], height: int, width: int, name: str) -> np.ndarray:
-    """Draws COCO annotations, each with its "class_id", larger ones first: uint8 [height, width].
+    """Draws COCO annotations as a mask, larger ones first.
+
+    Args:
+      instances: annotations as COCO has them, each with our "class_id" added.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      name: of the image, for messages.
+
+    Returns:
+      uint8 [height, width], class ids; 0 is background, 255 void.
 
     Raises:
       UserError: naming an annotation that cannot be drawn.

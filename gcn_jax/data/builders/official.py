@@ -1,4 +1,4 @@
-"""Where official archives come from: the user's folder, or the web."""
+"""Finds official archives in the user's folder, or downloads them."""
 
 import hashlib
 import pathlib
@@ -17,9 +17,9 @@ class Archive:
 
     Attributes:
       name: of the file.
-      url: to fetch it from, by us or, where there is no checksum, by the user: a page that asks for a login.
-      inner: the folder in it that is read, "" for all.
-      checksum: "sha256:..." or "md5:...", as published.
+      url: where to get it. Without a checksum it is a page that asks for a login, from which only the user can get it.
+      inner: the folder in the archive that is read, "" for all.
+      checksum: "sha256:..." or "md5:...", as published; empty: we do not download it.
     """
 
     name: str
@@ -29,18 +29,20 @@ class Archive:
 
 
 def find(archive: Archive, roots: tuple[str, ...], marker: str, data_dir: str, downloads: pathlib.Path) -> Files:
-    """Finds official files: unpacked or archived in data_dir, or downloaded.
+    """Finds official files: unpacked or as an archive in data_dir, or downloaded.
 
     Args:
       archive: that holds the files.
-      roots: folders below data_dir at which its content may have been unpacked, "" for data_dir itself; the archive
-        is looked for in the same ones.
-      marker: a file or folder below a root that tells that it is one.
-      data_dir: the user's folder; empty to download the archive, unless that has been done.
+      roots: folders below data_dir that the archive may lie in or have been unpacked into, "" for data_dir itself.
+      marker: a file or folder of the archive; where it exists below a root, the archive was unpacked there.
+      data_dir: the user's folder; empty: the archive is downloaded unless that has been done.
       downloads: the folder for downloaded archives.
 
+    Returns:
+      The files, which are read when they are asked for.
+
     Raises:
-      UserError: naming the archive, where it comes from and where to put it.
+      UserError: naming the archive, where to get it and where to put it.
     """
     scratch = downloads.parent / "scratch"
     if not data_dir:
@@ -68,14 +70,17 @@ def find(archive: Archive, roots: tuple[str, ...], marker: str, data_dir: str, d
 
 
 def download(url: str, checksum: str, folder: pathlib.Path) -> pathlib.Path:
-    """Downloads an archive into a folder, with a progress bar, unless it is there; goes on with a part of it.
+    """Downloads an archive into a folder, with a progress bar, unless it is there.
 
-    The file gets its name only when its checksum has been found right.
+    An interrupted download is continued. The file gets its final name only after its checksum has been verified.
 
     Args:
       url: its last part is the file's name.
       checksum: "sha256:..." or "md5:...".
-      folder: made if need be.
+      folder: made if it does not exist.
+
+    Returns:
+      The archive's path.
 
     Raises:
       UserError: if the server cannot be reached or sends something else.

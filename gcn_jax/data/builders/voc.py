@@ -32,18 +32,18 @@ SBD = Archive(
 
 
 class _Listed(SegmentationBuilder):
-    """A split that is a list of image ids."""
+    """A split whose images are listed, by their ids, in a text file."""
 
     _files: Files
     _list: str
 
     @abc.abstractmethod
     def members(self, image_id: str) -> tuple[str, str]:
-        """The names of an image's file and its label's."""
+        """The names of an image's file and of its label's file."""
 
     @abc.abstractmethod
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """Decodes a label file."""
+        """Decodes a label file to uint8 [H, W]; name is for messages."""
 
     def image_ids(self) -> list[str]:
         return self._files.read(self._list).decode().split()
@@ -67,7 +67,7 @@ class _Listed(SegmentationBuilder):
 
 
 class VocSegmentation(_Listed):
-    """Images (JPEG) and class masks (palette PNG, 0-20, 255 = void) of VOC 2012's segmentation lists."""
+    """The images (JPEG) and class masks (palette PNG, 0-20, 255 is void) in VOC 2012's segmentation lists."""
 
     name = "voc_segmentation"
     SPEC = VOC
@@ -89,7 +89,7 @@ class VocSegmentation(_Listed):
 
 
 class Sbd(_Listed):
-    """Images (JPEG) and class masks (.mat, 0-20) of SBD: images of VOC 2011, VOC's classes, no void."""
+    """SBD's images (JPEG), which are VOC 2011's, and class masks (.mat, 0-20) of VOC's classes, without void."""
 
     name = "sbd"
     SPEC = VOC
@@ -109,5 +109,5 @@ class Sbd(_Listed):
         try:
             label = scipy.io.loadmat(io.BytesIO(data))["GTcls"]["Segmentation"][0, 0]
             return np.ascontiguousarray(label, np.uint8)
-        except Exception as error:  # loadmat raises whatever a damaged file leads it to
+        except Exception as error:  # loadmat raises errors of many kinds for damaged files
             raise UserError(f"{name}: not a readable .mat file with GTcls.Segmentation ({error})") from error
