@@ -1,9 +1,9 @@
-"""The exceptions that `run.py` turns into a line on stderr: exit status 2 for the one, 1 for the other."""
+"""The exceptions that `run.py` shows as one line on stderr; its exit status is 2 for the first, 1 for the second."""
 
 
 class UserError(ValueError):
-    """A mistake the user can mend; the message names the config key or the file, the value and what to do."""
+    """A mistake that the user can correct; the message names the config key or the file, the value and what to do."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint is kept."""
+    """Training cannot continue; the last good checkpoint is kept, and the message names it."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first column is text and whose others are numbers."""
+    """Lays out a table as lines of text: the first column to the left, all others, which hold numbers, to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
@@ -13,7 +13,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def table(*blocks: Sequence[Sequence[str]]) -> str:
-    """A table with a rule between its blocks of rows, the first of which is its head."""
+    """A table as text, with a rule of dashes between its blocks of rows; the first block is the head."""
     lines = aligned([row for block in blocks for row in block])
     rule = "-" * max(map(len, lines))
     text: list[str] = []

@@ -1,1 +1,1 @@
-"""Trained weights on disk: checkpoints, exported files, pretrained backbones."""
+"""Weights on disk: the checkpoints of a run, exported models, pretrained backbones."""

@@ -1,7 +1,7 @@
-"""Digests of a checkpoint's files, by which damage is told from what is whole but does not fit.
+"""Digests of a checkpoint's files, which tell a damaged checkpoint from a whole one that does not fit the model.
 
-Orbax renames a finished save into place, so that a killed process leaves no half of one. Later damage (by a disk, by a
-copy that was cut off) it may not notice: an array's bytes can change and still be decompressed to numbers.
+Orbax renames a finished save into place, so that a killed process leaves no half-written checkpoint. It may not notice
+later damage (by a disk, or by a copy that was cut off): changed bytes can still be decompressed to numbers.
 """
 
 import hashlib
@@ -9,19 +9,19 @@ import json
 import pathlib
 
 _NAME = "digests.json"
-# What a checkpoint without digests, from an earlier version, holds at least.
+# Files that every checkpoint holds; only these are looked for in one without digests, from an earlier version.
 _ESSENTIAL = ("state/_METADATA", "state/manifest.ocdbt", "data/metadata")
 
 
 def write(folder: pathlib.Path, but: tuple[str, ...]) -> None:
-    """Writes the SHA-256 of every file below a folder to a file in it, but for the named ones, which still change."""
+    """Writes a file with the SHA-256 of every other file below a folder, except the named ones, which still change."""
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     digests = {name: _digest(folder / name) for name in names if name not in but}
     (folder / _NAME).write_text(json.dumps(digests, indent=0))
 
 
 def damage(folder: pathlib.Path) -> str:
-    """What is wrong with the files of a folder, "" if nothing is."""
+    """Compares a folder's files with their digests; returns what is wrong, "" if nothing is."""
     digests: dict[str, str]
     try:
         digests = dict(json.loads((folder / _NAME).read_text()))

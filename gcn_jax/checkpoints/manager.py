@@ -1,7 +1,8 @@
-"""Checkpoints: asynchronous, atomic, the newest few and the best. The only module that knows Orbax.
+"""Saves and restores checkpoints with Orbax, which no other module imports.
 
-A workdir holds ``config.json`` (see `gcn_jax.config`), ``checkpoints/<step>/`` and, once evaluated, ``best.json``.
-Each checkpoint holds digests of its files; a damaged one is renamed to ``<step>.damaged``, and the one before is used.
+Saving is asynchronous and atomic; the newest few checkpoints and the best one are kept. A workdir holds ``config.json``
+(see `saved_config`), ``checkpoints/<step>/`` and, after the first evaluation, ``best.json``. Each checkpoint holds
+digests of its files. A damaged one is renamed to ``<step>.damaged``, and the one before it is used.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
 
 
 def last_good(workdir: pathlib.Path) -> str:
-    """Which checkpoint is left, in words for the message that ends a run."""
+    """A sentence that names the newest checkpoint, for the message that ends a run."""
     *_, newest = [None, *saved_steps(workdir)]
     return (
         f"the last good checkpoint is {workdir / RunFile.CHECKPOINTS / str(newest)}"
@@ -43,7 +44,7 @@ def last_good(workdir: pathlib.Path) -> str:
 
 
 def set_damaged_aside(workdir: pathlib.Path) -> None:
-    """Sets the newest checkpoints aside until one is whole; says so."""
+    """Renames damaged checkpoints, from the newest on, until one is whole; prints a warning for each."""
     for step in reversed(saved_steps(workdir)):
         folder = workdir / RunFile.CHECKPOINTS / str(step)
         damage = digests.damage(folder)
@@ -53,7 +54,7 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
 
 
 def _set_aside(folder: pathlib.Path, damage: str) -> None:
-    """Renames a damaged checkpoint; nothing is deleted.
+    """Renames a damaged checkpoint and prints a warning; nothing is deleted.
 
     Raises:
       UserError: if it cannot be renamed.
@@ -68,31 +69,31 @@ def _set_aside(folder: pathlib.Path, damage: str) -> None:
 
 
 class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """The temporary folder of a save, which gets its digests before it is renamed to ``<step>``."""
+    """The temporary folder of a save; digests are written into it before it is renamed to ``<step>``."""
 
     async def finalize(self) -> None:
-        if self.get_final().name.isdecimal():  # else it is the folder of the state or the data in it
-            # Orbax notes the time and the success in these as it renames the folder; it reads them for nothing else.
+        if self.get_final().name.isdecimal():  # otherwise it is a folder inside the checkpoint
+            # While it renames the folder, Orbax writes the time and the success into these. They hold nothing else.
             late = ("_CHECKPOINT_METADATA", "commit_success.txt")
             await asyncio.to_thread(digests.write, pathlib.Path(os.fspath(self.get())), late)
         await super().finalize()
 
 
 class _Manager(ocp.CheckpointManager):
-    """Asks JAX for no preemption notice: training does, and Orbax's threads ask late, which misleads the hosts."""
+    """Does not ask JAX for preemption notices: training does. Orbax's threads ask later, which confuses the hosts."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; a context manager, which ends when everything is on disk.
+    """The checkpoints of one workdir; a context manager that waits, at its end, until everything is on disk.
 
     All processes of a run use it together.
 
     Args:
       workdir: of the run.
-      keep: how many of the newest stay; the best stays besides.
+      keep: number of newest checkpoints to keep; the best one is kept as well.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
@@ -105,10 +106,16 @@ class Checkpoints:
         self._manager = _Manager((workdir / RunFile.CHECKPOINTS).absolute(), options=options)
 
     def save(self, state: TrainState, iterator_state: dict[str, Any]) -> None:
-        """Starts to save; the state may be donated or changed as soon as this returns. No-op if the step is there.
+        """Starts to save a checkpoint; does nothing if there is one of this step.
+
+        The state may be donated or changed as soon as this returns.
+
+        Args:
+          state: of the training.
+          iterator_state: from `TrainBatches.get_state`.
 
         Raises:
-          TrainingError: if this save or the one before failed.
+          TrainingError: if this save or the one before it failed.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
@@ -117,27 +124,33 @@ class Checkpoints:
                 self._manager.save(step, args=args)
 
     def check(self) -> None:
-        """Raises `TrainingError` if a save that has been started has failed since."""
+        """Raises `TrainingError` if a save that was started earlier has failed."""
         with self._failures_told():
             self._manager.check_for_errors()
-            if not self._manager.is_saving_in_progress():  # its thread may have taken the error first, and ended by it
+            if not self._manager.is_saving_in_progress():  # its thread may have got the error first and ended
                 self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of many kinds, as there are many layers below
+        except Exception as error:  # of many kinds: there are many layers below
             folder = pathlib.Path(self._manager.directory)
             raise TrainingError(
                 f"{folder}: cannot be written ({_reason(error)}); {last_good(folder.parent)}"
             ) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Restores the newest checkpoint, laid out on devices as `like`; None if there is none.
+        """Restores the newest checkpoint.
+
+        Args:
+          like: a state of the same structure, whose arrays are on the devices that the restored ones will be on.
+
+        Returns:
+          The state and the iterator's state; None if there is no checkpoint.
 
         Raises:
-          UserError: if it holds a state of another structure.
+          UserError: if the checkpoint holds a state of another structure.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -153,13 +166,13 @@ class Checkpoints:
         return restored["state"], restored["data"]
 
     def mark(self, step: int, miou: float) -> None:
-        """Notes the score of a saved step; the best step so far is kept. Only the first process writes."""
+        """Notes a saved step's mean IoU, so that the best checkpoint so far is kept. Only the first process writes."""
         best = self.best()
         if jax.process_index() == 0 and (best is None or miou > best[1]):
             write_json(self._best_path, {"step": step, "miou": miou})
 
     def best(self) -> tuple[int, float] | None:
-        """The best step and its mean IoU."""
+        """The best step and its mean IoU; None if no checkpoint was evaluated."""
         return read_best(self._best_path.parent)
 
     def __enter__(self) -> "Checkpoints":
@@ -170,12 +183,12 @@ class Checkpoints:
             with self._failures_told():
                 self._manager.close()
         except TrainingError:
-            if kind is None:  # else what came first is what is told
+            if kind is None:  # otherwise the earlier error is raised
                 raise
 
 
 def _reason(error: BaseException) -> str:
-    """An error in a few words: those of the operating system, if it was that."""
+    """An error in a few words: the operating system's message, if one of its errors was the cause."""
     causes = [error]
     while following := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(following)
@@ -201,10 +214,10 @@ class _NewestAndBest(PreservationPolicy):
 
 
 def read_best(workdir: pathlib.Path) -> tuple[int, float] | None:
-    """The best step of a run and its mean IoU; None if it was not evaluated.
+    """The best step of a run and its mean IoU; None if the run was not evaluated.
 
     Raises:
-      UserError: if the file that says so is damaged.
+      UserError: if ``best.json`` is damaged.
     """
     path = workdir / RunFile.BEST
     try:
@@ -217,12 +230,12 @@ def read_best(workdir: pathlib.Path) -> tuple[int, float] | None:
 
 
 def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tuple[int, dict[str, PyTree]]:
-    """Reads a checkpoint's model variables alone, onto the default device.
+    """Reads only the model's variables from a checkpoint, onto the default device.
 
     Args:
       workdir: of the run.
       which: "best", by mean IoU (the newest if none was evaluated), or "latest".
-      averaged: take the averaged parameters, of a run that keeps them.
+      averaged: whether to take the averaged parameters, if the run keeps them.
 
     Returns:
       The step, and ``{"params": ..., "batch_stats": ...}``.
@@ -247,14 +260,14 @@ def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tupl
             continue
         try:
             return step, _read_variables(folder / "state", "ema_params" if averaged else "params")
-        except Exception:  # of many kinds, where a training that goes on has just removed what is being read
+        except Exception:  # of many kinds: a running training may have just removed the checkpoint
             if (folder / "state").is_dir() or attempt == 10:
                 raise
     raise AssertionError
 
 
 def _lasting_damage(folder: pathlib.Path) -> str:
-    """`digests.damage`, but for a folder that a training that goes on is about to remove."""
+    """Damage that is still there a second later; other damage comes from a running training that removes the folder."""
     damage = digests.damage(folder)
     while damage:
         time.sleep(1)

@@ -1,14 +1,17 @@
-"""A trained model as one file, to be handed on: writing it, and reading what somebody else wrote.
+"""A trained model as one file to give to others: writes such files, and reads those that somebody else wrote.
 
-The file is safetensors: the arrays of ``params`` and ``batch_stats`` by their paths, float32, and as metadata:
+The file is safetensors. It holds the arrays of ``params`` and ``batch_stats``, float32, named by their paths, and as
+metadata:
 
 * ``format``: `FORMAT`.
-* ``config``: of the run, as JSON; by it the model is built and images are normalised. Folders are left out.
-* ``classes``: names and colours (RGB, 0-255), in the order of their ids, and void's colour; ``preprocessing``: mean and
-  std (RGB order, 0-255) and the order of the channels. JSON, for other programs: they follow from the config.
+* ``config``: the config of the run, as JSON, without folders. It tells how to build the model and normalise images.
+* ``classes``: the classes' names and colours (RGB, 0-255) in the order of their ids, and void's colour, as JSON;
+  ``preprocessing``: mean and std (RGB order, 0-255) and the order of the channels, as JSON. Both follow from the config
+  and are there for other programs.
 * ``step``, and ``miou`` if the run was evaluated at that step.
 
-Whoever made a file need not be trusted: it is checked against itself before anything is built or computed from it.
+Nobody has to trust the author of a file: before anything is built or computed from it, its parts are checked against
+each other.
 """
 
 import json
@@ -33,7 +36,7 @@ from gcn_jax.files import write_bytes
 from gcn_jax.models import GCN, variable_shapes
 from gcn_jax.models.preprocessing import PyTree
 
-# What says nothing of a model, but something of the machine it comes from.
+# Config keys that say nothing about the model, but something about the machine that it was trained on.
 _NO_FOLDERS = {key: default()[key] for key in ("data_dir", "init_from", "cache_dir")}
 
 
@@ -44,14 +47,14 @@ def save(
     step: int,
     miou: float | None = None,
 ) -> None:
-    """Writes a model to a file, which appears when it is whole.
+    """Writes a model to a file, which gets its name only when it is complete.
 
     Args:
-      path: ending in ".safetensors".
-      variables: of the config's model.
+      path: of the file, ending in ".safetensors".
+      variables: of the config's model, ``{"params": ..., "batch_stats": ...}``.
       config: of the run.
-      step: of the weights.
-      miou: of the weights, 0-1, if known.
+      step: at which the run had these weights.
+      miou: the weights' mean IoU, 0-1; None: not known.
 
     Raises:
       UserError: if it cannot be written.
@@ -73,7 +76,7 @@ def save(
 
 
 def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What other programs want to know of a config, as JSON has it."""
+    """What other programs need to know about a config, in types that JSON has."""
     spec = spec_from(config)
     return {
         "classes": {
@@ -89,14 +92,17 @@ def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def load_trained(source: pathlib.Path, which: str) -> tuple[int, dict[str, PyTree]]:
-    """The step and the variables of a trained model.
+    """Reads the weights of a trained model.
 
     Args:
-      source: the workdir of a run, or a file of `save`.
-      which: "best" or "latest", of a workdir's checkpoints.
+      source: the workdir of a run, or a file that `save` wrote.
+      which: which checkpoint of a workdir, "best" or "latest".
+
+    Returns:
+      The step, and the variables ``{"params": ..., "batch_stats": ...}``.
 
     Raises:
-      UserError: if there is none, or the file is damaged.
+      UserError: if there is no model, or the file is damaged.
     """
     config = saved_config.load(source)
     if not source.is_file():
@@ -114,7 +120,7 @@ def load_trained(source: pathlib.Path, which: str) -> tuple[int, dict[str, PyTre
 
 
 def _check_metadata(path: pathlib.Path, metadata: dict[str, str], config: ml_collections.ConfigDict) -> None:
-    """Raises `ValueError` unless a file's metadata are whole and fit its config."""
+    """Raises `ValueError` unless a file's metadata are complete and agree with its config."""
     for key, expected in _description(config).items():
         try:
             found = json.loads(metadata[key])
@@ -128,9 +134,9 @@ def _check_metadata(path: pathlib.Path, metadata: dict[str, str], config: ml_col
 
 
 def _check_shapes(path: pathlib.Path, file: TensorFile, model: GCN, config: ml_collections.ConfigDict) -> list[str]:
-    """The names of a model's arrays; raises `ValueError` unless a file holds just those, of their shapes."""
+    """The names of a model's arrays; raises `ValueError` unless a file holds exactly these, in the same shapes."""
     largest = max((max(shape) for shape in file.shapes.values() if shape and min(shape) > 0), default=0)
-    # A model cannot be traced in finite time just because a file says that its kernels have a billion rows.
+    # Otherwise a file that claims, for example, kernels with a billion rows would keep us tracing its model for ever.
     for key, value in config.model.items():
         is_used = key != "head_width" or config.model.head == "stack3x3"
         if isinstance(value, int) and value > largest and is_used:

@@ -1,4 +1,4 @@
-"""What tells a file of ``--mode=export`` from others, and the config in it; `gcn_jax.export` describes the whole."""
+"""Recognises the files that ``--mode=export`` writes, and reads the config in them; `model_file` describes the rest."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ FORMAT = "gcn_jax 1"
 
 
 def is_model_file(path: pathlib.Path) -> bool:
-    """Whether it is a file that an export wrote; False if it cannot be read."""
+    """Whether ``--mode=export`` wrote the file; False if it cannot be read."""
     try:
         return _format(_metadata(path)).startswith("gcn_jax ")
     except ValueError:
@@ -17,7 +17,7 @@ def is_model_file(path: pathlib.Path) -> bool:
 
 
 def config_text(path: pathlib.Path) -> str:
-    """The config that a file holds, as JSON; raises `UserError` if it is none of an export, or of another version."""
+    """The config in an exported file, as JSON; raises `UserError` for other files and for other versions."""
     try:
         metadata = _metadata(path)
     except ValueError as error:
@@ -31,7 +31,7 @@ def config_text(path: pathlib.Path) -> str:
 
 
 def _metadata(path: pathlib.Path) -> dict[str, str]:
-    if path.suffix.lower() != ".safetensors":  # no other holds any
+    if path.suffix.lower() != ".safetensors":  # other kinds of file hold no metadata
         return {}
     with open_tensors(path) as file:
         return file.metadata

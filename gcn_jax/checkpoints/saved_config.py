@@ -18,15 +18,15 @@ from gcn_jax.files import RunFile, write_json
 def of_trained(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, given: Collection[str]
 ) -> ml_collections.ConfigDict:
-    """The config to apply a workdir's model with.
+    """The config for using a model that another run trained.
 
     Args:
       config: of this run.
-      workdir: of the run that trained the model.
+      workdir: of the run that trained the model, or an exported file.
       given: keys that the user set on the command line, such as "model.width".
 
     Returns:
-      A copy of `config` where all that the trained model depends on is as it was in its training.
+      A copy of `config`, in which every value that the trained model depends on is as it was in training.
 
     Raises:
       UserError: if the user asked for another model, or the data have other classes.
@@ -44,15 +44,18 @@ def of_trained(
 
 
 def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes ``config.json``, by which a workdir's checkpoints are understood later."""
+    """Writes ``config.json``, from which later runs know how to use the workdir's checkpoints."""
     write_json(workdir / RunFile.CONFIG, config.to_dict())
 
 
 def load(source: pathlib.Path) -> ml_collections.ConfigDict:
-    """Reads the config of a trained model: a workdir's ``config.json``, or that in a file of ``--mode=export``.
+    """Reads the config of a trained model.
+
+    Args:
+      source: a workdir, whose ``config.json`` is read, or a file that ``--mode=export`` wrote.
 
     Raises:
-      UserError: if there is none, or it is damaged.
+      UserError: if there is no config, or it is damaged.
     """
     path = source if source.is_file() else source / RunFile.CONFIG
     try:
@@ -75,7 +78,7 @@ def _refuse(constant: str) -> None:
 
 
 def _without_retired(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a saved config but for keys that were dropped since, none of which says what a model is."""
+    """The values of a saved config without the keys that no longer exist; none of them affects a model."""
     for key in RETIRED:
         group, _, name = key.partition(".")
         if isinstance(values.get(group), dict):
@@ -84,7 +87,7 @@ def _without_retired(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _known_values(given: dict[str, Any], known: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The values of a saved config; raises `ValueError` if it has a key that this version does not know."""
+    """The values of a saved config, unchanged; raises `ValueError` for a key that this version does not know."""
     for key, value in given.items():
         if key not in known:
             raise ValueError(f"unknown key {ascii(key)[:80]}, of another version")
@@ -98,13 +101,16 @@ def _plain(value: Any) -> Any:
 
 
 def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, key: str, advice: str) -> None:
-    """Raises `UserError` if a trained model is another than the config describes.
+    """Checks that a trained model is the one that a config describes.
 
     Args:
       config: of this run.
-      workdir: of the checkpoints, or a model's file.
-      key: where the user named the workdir, for the message.
-      advice: what to do about it, for the message.
+      workdir: of the checkpoints, or an exported file.
+      key: the flag or config key that names the workdir, for the message.
+      advice: what the user can do, for the message.
+
+    Raises:
+      UserError: naming the first value in which they differ.
     """
     saved = load(workdir)
     pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}

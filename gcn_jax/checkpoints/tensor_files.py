@@ -1,7 +1,7 @@
-"""Named arrays of a file that somebody handed on: safetensors, NumPy's ``.npz``, or what PyTorch saved.
+"""Reads named arrays from files that may come from anybody: safetensors, NumPy's ``.npz``, or what PyTorch saved.
 
-Nothing is unpickled, but by ``torch.load(weights_only=True)``, which makes tensors alone. Names and shapes are known
-before any array is read, so that a caller who checks them reads no more than it expects, whatever a file claims.
+Nothing is unpickled, except by ``torch.load(weights_only=True)``, which makes only tensors. Names and shapes are known
+before any array is read. A caller who checks them first never reads more than it expects, whatever a file claims.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-# Bytes of a safetensors header; ResNet-152's has 0.1 MB. The library allows 100 MB, which take it 1 GB to parse.
+# The most bytes for a safetensors header; ResNet-152's has 0.1 MB. The library allows 100 MB, and needs 1 GB for those.
 MAX_HEADER = 8 * 2**20
 ENDINGS = {".safetensors": "safetensors", ".npz": "npz", ".pth": "PyTorch", ".pt": "PyTorch", ".bin": "PyTorch"}
 TYPES = ("float16", "bfloat16", "float32", "float64")
-# What reading a damaged file raises; RuntimeError: an encrypted archive, or one packed in a way that is not known.
+# What reading a damaged file raises; RuntimeError: for an encrypted archive, or one with an unknown compression.
 _DAMAGES = (OSError, EOFError, RuntimeError, SafetensorError, zipfile.BadZipFile, zlib.error)
 _SAFETENSORS_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -32,10 +32,10 @@ class TensorFile:
     """The arrays of an open file.
 
     Attributes:
-      shapes: of all arrays, by their names.
-      types: the same; those of `TYPES` can be read.
-      read: name -> the array.
-      metadata: text that a safetensors file holds besides.
+      shapes: each array's shape, by its name.
+      types: each array's type, by its name; those in `TYPES` can be read.
+      read: reads the array of a name.
+      metadata: the texts that a safetensors file holds in addition, by their names.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -46,10 +46,11 @@ class TensorFile:
 
 @contextlib.contextmanager
 def open_tensors(path: pathlib.Path) -> Iterator[TensorFile]:
-    """Opens a file whose ending and content agree on what it is.
+    """Opens a file of arrays, whose kind must be the same by its ending and by its content.
 
     Raises:
-      ValueError: in one line that begins with the path, if it is no such file, or damaged.
+      ValueError: if it is of no known kind, of another than its ending says, or damaged. The message is one line that
+        begins with the path.
     """
     openers = {"safetensors": _open_safetensors, "npz": _open_npz, "PyTorch": _open_torch}
     with contextlib.ExitStack() as opened:
@@ -62,7 +63,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[TensorFile]:
 
 
 def read_float32(path: pathlib.Path, file: TensorFile, name: str) -> np.ndarray:
-    """An array as float32; raises `ValueError` if it is damaged, not of `TYPES`, or holds NaN or infinite values."""
+    """Reads an array as float32; raises `ValueError` if it is damaged, not of `TYPES`, or holds NaN or infinity."""
     if file.types[name] not in TYPES:
         raise ValueError(f"{path}: {name} is of type {file.types[name]}; weights must be one of {', '.join(TYPES)}")
     try:
@@ -87,13 +88,13 @@ def _first_line(error: Exception) -> str:
 
 
 def plain(name: str) -> str:
-    """A name out of a file, fit for a line of text."""
+    """A name from a file, made safe for a line of text: printable and at most 200 characters long."""
     shown = name if name.isprintable() else ascii(name)
     return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def _kind(path: pathlib.Path) -> str:
-    """What a file is by its ending, if its content says the same."""
+    """The kind of a file by its ending; raises `ValueError` if its content is of another kind."""
     named = ENDINGS.get(path.suffix.lower())
     if named is None:
         raise ValueError(f"{path}: not a file of weights that is known by its ending; known: {', '.join(ENDINGS)}")
@@ -107,7 +108,7 @@ def _kind(path: pathlib.Path) -> str:
             members = archive.namelist()
         found = "npz" if all(name.endswith(".npy") for name in members) else "PyTorch"
     elif head.startswith(b"\x80"):
-        found = "PyTorch"  # its old format, or any pickle
+        found = "PyTorch"  # PyTorch's old format, or any other pickle
     if found != named:
         raise ValueError(f"{path}: is named as {named}, but its content is {found}")
     return named
@@ -123,7 +124,7 @@ def _open_safetensors(path: pathlib.Path) -> Iterator[TensorFile]:
             f"{path}: damaged or cut short (its header claims {length:,} bytes; {available:,} are there, and more than "
             f"{MAX_HEADER:,} are never read)"
         )
-    with safe_open(path, "numpy") as opened:  # checks that the arrays fill the file, without overlap
+    with safe_open(path, "numpy") as opened:  # the library checks that the arrays fill the file without overlap
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         types = {name: _SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype()) for name, part in slices.items()}
@@ -143,7 +144,7 @@ def _open_npz(path: pathlib.Path) -> Iterator[TensorFile]:
                     raise ValueError(f"{path}: {plain(name)} is damaged ({_first_line(error)})") from error
             if dtype.hasobject:
                 raise ValueError(f"{path}: {plain(name)} holds pickled objects, which are never read; save arrays")
-            # NumPy writes bfloat16, which it does not know, as two bytes without a meaning.
+            # NumPy does not know bfloat16, and writes it as two bytes without a meaning.
             types[name] = "bfloat16" if dtype == np.dtype("V2") else dtype.name
 
         def read(name: str) -> np.ndarray:
@@ -155,7 +156,7 @@ def _open_npz(path: pathlib.Path) -> Iterator[TensorFile]:
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type. Only of format 1.0, which NumPy writes for plain arrays: others' headers may have gigabytes."""
+    """Shape and type, for format 1.0 only, which NumPy writes for plain arrays: other headers may have gigabytes."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"an array of format {version[0]}.{version[1]}; known: 1.0")
@@ -179,7 +180,7 @@ def _open_torch(path: pathlib.Path) -> Iterator[TensorFile]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, whatever the bytes lead it to
+    except Exception as error:  # of many kinds, depending on the damage
         raise ValueError(f"{path}: torch.load(weights_only=True) refuses it ({_first_line(error)})") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -191,7 +192,7 @@ def _open_torch(path: pathlib.Path) -> Iterator[TensorFile]:
     def read(name: str) -> np.ndarray:
         try:
             return tensors[name].detach().to(torch.float64).numpy()  # NumPy has no bfloat16
-        except (TypeError, RuntimeError, NotImplementedError) as error:  # a sparse one, or one without values
+        except (TypeError, RuntimeError, NotImplementedError) as error:  # a sparse tensor, or one without values
             raise ValueError(f"{name}: {_first_line(error)}") from error
 
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

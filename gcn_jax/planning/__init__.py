@@ -1,1 +1,1 @@
-"""What a training step costs, by compiling it for devices that need not be there."""
+"""Finds out what a training step costs by compiling it, also for devices that this machine does not have."""

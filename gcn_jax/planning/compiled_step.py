@@ -1,4 +1,4 @@
-"""The training step compiled for a mesh whose devices, and whose data, need not be there."""
+"""Compiles the training step for a mesh; neither its devices nor any data are needed."""
 
 import concurrent.futures
 import hashlib
@@ -25,11 +25,21 @@ from gcn_jax.runtime.mesh import batch_sharding, replicated
 from gcn_jax.training.optimizer import split_fixed
 from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step, make_loss
 
-_VERSION = 3  # of what is kept of a compiled step
+_VERSION = 3  # of the files in cache_dir/plans
 
 
 def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> tuple[TrainState, PyTree]:
-    """Shapes, dtypes and shardings of a training step's state and batch, of images of size x size pixels."""
+    """Shapes, dtypes and shardings of a training step's state and batch, without any values.
+
+    Args:
+      recipe: of the step.
+      mesh: of devices.
+      batch_size: number of images in a batch.
+      size: height and width of the images, pixels.
+
+    Returns:
+      The state and the batch, with `jax.ShapeDtypeStruct` as leaves.
+    """
     state = jax.eval_shape(lambda v: init_state(v, recipe), variable_shapes(recipe.model))
     pixels = (batch_size, size, size)
     batch = {"image": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8), "label": jax.ShapeDtypeStruct(pixels, jnp.uint8)}
@@ -41,9 +51,15 @@ def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> t
 
 
 def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> int:
-    """Bytes on a device that differentiation keeps from the forward for the backward pass: what grows with the batch.
+    """Bytes per device that grow with the batch: activations kept from the forward pass for the backward pass.
 
-    A bound: the compiler fuses, and recomputes what is cheap, after this.
+    It is an upper bound for a batch of this size, since the compiler later fuses operations and recomputes cheap ones.
+
+    Args:
+      recipe: of the step.
+      mesh: of devices.
+      batch_size: number of images in a batch.
+      size: height and width of the images, pixels.
     """
     loss_fn = make_loss(recipe)
 
@@ -56,7 +72,7 @@ def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> 
 
         with platform(compilation.platform_of(mesh)):
             jaxpr = jax.make_jaxpr(kept)(batch, trained, fixed, state.batch_stats).jaxpr
-        of_images = {id(variable) for variable in jaxpr.invars[: len(batch)]}  # and what is computed from them
+        of_images = {id(variable) for variable in jaxpr.invars[: len(batch)]}  # later also what is computed from them
         for equation in jaxpr.eqns:
             if any(id(variable) in of_images for variable in equation.invars):
                 of_images.update(map(id, equation.outvars))
@@ -69,17 +85,21 @@ def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> 
 def compile_step(
     recipe: Recipe, mesh: Mesh, state: TrainState, batch: PyTree, topology: str, cache_dir: pathlib.Path
 ) -> dict[str, Any]:
-    """What the compiler says of the training step; kept in ``cache_dir/plans``.
+    """Compiles the training step and returns what the compiler says about it.
+
+    The answer is kept in ``cache_dir/plans``, so that the same step is compiled only once.
 
     Args:
       recipe: of the step.
-      mesh: of devices, of a topology or local.
-      state, batch: of `abstract_inputs`.
+      mesh: of local devices, or of those of a topology.
+      state, batch: from `abstract_inputs`.
       topology: as ``config.plan.topology``; empty: the local devices.
-      cache_dir: where what was compiled once is recalled from.
+      cache_dir: the folder for caches.
 
     Returns:
-      Of one device: "memory", "cost" and "collectives", or "wanted", the bytes that it lacks room for; "seconds".
+      For one device "memory", "cost" and "collectives", as in `compiler_report`; or, if its memory is too small,
+      "wanted", the bytes that the step needs (None if the compiler does not say). Also "seconds", which compiling took,
+      and "compiler", the versions.
     """
     lowered = jit_train_step(recipe, mesh).lower(state, batch)
     compiler = {name: importlib.metadata.version(name) for name in ("jax", "libtpu") if importlib.util.find_spec(name)}
@@ -110,7 +130,7 @@ def compile_step(
 
 
 def _with_progress(lowered: Any) -> Any:
-    """Compiles a lowered program beside a clock that runs."""
+    """Compiles a lowered program and meanwhile shows the seconds that have passed."""
     compiling = concurrent.futures.ThreadPoolExecutor(1).submit(lowered.compile)
     with bar("compiling", None, "s") as clock:
         while True:
@@ -121,7 +141,7 @@ def _with_progress(lowered: Any) -> Any:
 
 
 def _wanted(error: Exception) -> float | None:
-    """Bytes, of what the compiler says if a device lacks room; raises what else went wrong."""
+    """The bytes that a step needs, from the compiler's error for too little memory; raises any other error again."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
     wanted = re.search(r"(?:Used |temporaries \()([0-9.]+)([KMG])", str(error))
@@ -129,7 +149,16 @@ def _wanted(error: Exception) -> float | None:
 
 
 def compiler_report(compiled: Any, is_tpu: bool) -> dict[str, Any]:
-    """What the compiler says of a program: "memory", "cost" and "collectives" of one device."""
+    """What the compiler says about a program.
+
+    Args:
+      compiled: a `jax.stages.Compiled`.
+      is_tpu: whether it is for a TPU, whose compiler also estimates cycles.
+
+    Returns:
+      For one device "memory", bytes by their use; "cost", operations, bytes and cycles; and "collectives", as
+      `hlo_text.collectives` has them.
+    """
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     accessed = cost["bytes accessed"]
     parts = {

@@ -1,4 +1,4 @@
-"""What accelerators can do at most, by their makers' data sheets."""
+"""The limits of accelerators, from their makers' data sheets."""
 
 import os
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import jax
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """Of one device, as JAX counts devices.
+    """The limits of one device, as JAX counts devices.
 
     Attributes:
       memory: bytes.
-      flops: bfloat16 operations a second.
-      bandwidth: bytes a second, of the memory.
-      interconnect: bytes a second to all neighbours together.
+      flops: bfloat16 operations per second.
+      bandwidth: of the memory, bytes per second.
+      interconnect: of all links to other devices together, bytes per second.
     """
 
     memory: float
@@ -24,8 +24,8 @@ class DeviceLimits:
     interconnect: float
 
 
-# By the start of `jax.Device.device_kind`; the longest that fits counts. TPUs: cloud.google.com/tpu/docs; GPUs: the
-# maker's data sheets (dense bfloat16, NVLink in one direction).
+# The key is the beginning of `jax.Device.device_kind`; the longest that fits counts. TPUs: cloud.google.com/tpu/docs.
+# GPUs: the maker's data sheets (dense bfloat16, NVLink in one direction).
 _LIMITS = {
     "TPU v5 lite": DeviceLimits(16 * 2**30, 197e12, 819e9, 200e9),
     "TPU v5": DeviceLimits(95 * 2**30, 459e12, 2765e9, 600e9),
@@ -38,13 +38,17 @@ _LIMITS = {
 
 
 def device_limits(device: jax.Device) -> DeviceLimits | None:
-    """What is known of a device's kind, None if nothing is."""
+    """The limits of a device, None if its kind is not in the table."""
     kinds = [kind for kind in _LIMITS if device.device_kind.startswith(kind)]
     return _LIMITS[max(kinds, key=len)] if kinds else None
 
 
 def device_memory(device: Any) -> float | None:
-    """Bytes that a program may use: what the device says, its data sheet, or a CPU device's share of the host's."""
+    """Bytes of memory that a program may use on a device; None: not known.
+
+    For a GPU it is what the device says, for a TPU what the data sheet says, for a CPU device its share of the host's
+    memory. For kinds that are not in the table it is what the device says.
+    """
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
     limits = device_limits(device)

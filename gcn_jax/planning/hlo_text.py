@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, and to and from their main memory, read from its text."""
+"""Reads from the text of a compiled program how many bytes go between devices, and to and from their main memory."""
 
 import math
 import re
@@ -9,22 +9,22 @@ _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.+?) ({'|'.join(KINDS)})(-star
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.+?) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE)
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_ON_CHIP = "S(1)"  # in an array's layout: a TPU's fast memory
+_ON_CHIP = "S(1)"  # in an array's layout, this stands for a TPU's fast memory
 _NO_TRAFFIC = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Counts the collectives of a program.
+    """Counts the collective operations of a program.
 
     Args:
-      text: of the compiled program, as `jax.stages.Compiled.as_text` gives it, without loops around collectives.
+      text: of the compiled program, as `jax.stages.Compiled.as_text` gives it. Collectives must not be inside loops.
 
     Returns:
-      kind -> ``{"count": ..., "bytes": ...}``, the bytes being those of the results on one device; kinds that occur.
+      For each kind that occurs ``{"count": ..., "bytes": ...}``, where bytes are those of the results on one device.
     """
     found: dict[str, dict[str, int]] = {}
     for shape, kind, start in _OPERATION.findall(text):
-        if start and kind in ("all-gather", "collective-permute"):  # operands, results, and a permute's flags
+        if start and kind in ("all-gather", "collective-permute"):  # operands, results, a permute's flags
             shape = _parts(shape)[1]
         entry = found.setdefault(kind, {"count": 0, "bytes": 0})
         entry["count"] += 1
@@ -35,8 +35,8 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 def main_memory_bytes(text: str) -> int:
     """Bytes that a TPU's program reads from and writes to main memory.
 
-    The compiler's own "bytes accessed" also count what stays on the chip, and a copy to there and its use as two. Here
-    an operation counts its operands and results in main memory, without the padding of their tiles.
+    The compiler's own "bytes accessed" also include what stays on the chip, and count a copy to the chip and its use
+    there twice. Here each operation counts its operands and results in main memory, without the padding of their tiles.
     """
     entry = text[text.index("\nENTRY") :]
     shapes: dict[str, str] = {}
@@ -46,11 +46,11 @@ def main_memory_bytes(text: str) -> int:
         operands = [shapes.get(operand, "") for operand in dict.fromkeys(re.findall(r"%?([\w.-]+)", arguments))]
         if operation in _NO_TRAFFIC or operation.endswith("-done"):
             continue
-        if operation in ("slice", "slice-start"):  # read no more than they copy
+        if operation in ("slice", "slice-start"):  # these read only what they copy
             result = _parts(shape)[1] if operation == "slice-start" else shape
             copied = sum(_num_bytes(dtype, dims) for dtype, dims, _ in _ARRAY.findall(result))
             total += copied * sum(_in_main_memory(part) > 0 for part in (operands[0], result))
-        elif operation.endswith("-start"):  # its shape names the operands again
+        elif operation.endswith("-start"):  # the shape of a start includes the operands
             total += _in_main_memory(operands[0]) + _in_main_memory(_parts(shape)[operation != "copy-start"])
         else:
             total += _in_main_memory(shape) + sum(map(_in_main_memory, operands))
@@ -58,9 +58,9 @@ def main_memory_bytes(text: str) -> int:
 
 
 def estimated_cycles(text: str) -> int:
-    """The sum of what the TPU's compiler takes its operations for; 0 if it says nothing.
+    """The sum of the cycles that the TPU's compiler estimates for each operation; 0 if it estimates nothing.
 
-    Copies beside the computation, collectives and pooling have no estimate, and count nothing.
+    Copies that run beside the computation, collectives and pooling have no estimate and count as 0.
     """
     return sum(map(int, _CYCLES.findall(text[text.index("\nENTRY") :])))
 
@@ -70,12 +70,18 @@ def _in_main_memory(shape: str) -> int:
 
 
 def traffic(found: dict[str, dict[str, int]]) -> int:
-    """Bytes that a device sends, at most: twice an all-reduce's (a ring's, on many devices), once all others'."""
+    """The most bytes that a device sends.
+
+    An all-reduce counts twice its bytes, as in a ring of many devices; all other collectives count once.
+
+    Args:
+      found: from `collectives`.
+    """
     return sum((2 if kind == "all-reduce" else 1) * entry["bytes"] for kind, entry in found.items())
 
 
 def _parts(shape: str) -> list[str]:
-    """The elements of a tuple's shape, "(a, (b, c))" -> ["a", "(b, c)"]."""
+    """The parts of a tuple's shape: "(a, (b, c))" -> ["a", "(b, c)"]."""
     parts, depth, start = [], 0, 1
     for i, letter in enumerate(shape):
         depth += (letter in "([{") - (letter in ")]}")

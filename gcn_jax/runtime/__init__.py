@@ -1,1 +1,1 @@
-"""Devices, processes and XLA's compiler: what a program runs on."""
+"""What a program runs on: devices, processes, and XLA's compiler."""

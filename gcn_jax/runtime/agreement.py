@@ -1,4 +1,4 @@
-"""What several processes that train together have to agree on, compared before the first step."""
+"""Checks, before the first step, that all processes of a training have the same config, code and data."""
 
 import collections
 import contextlib
@@ -17,19 +17,21 @@ from gcn_jax.errors import UserError
 from gcn_jax.runtime.mesh import gather
 from gcn_jax.runtime.processes import end_together
 
-_OWN = ("distributed", "data_dir", "cache_dir")  # keys of a config that may differ
-_SHOWN = 5  # differences, and processes of each value
+_OWN = ("distributed", "data_dir", "cache_dir")  # config keys whose values may differ between processes
+_SHOWN = 5  # how many differences, and how many processes with one value, a message names
 
 
 @contextlib.contextmanager
 def agreed(values: dict[str, str]) -> Iterator[None]:
-    """Lets all processes end with a `UserError` if one raises it, or if their values differ; all call this together.
+    """A block after which all processes raise a `UserError` if one raised it in the block, or if their values differ.
+
+    All processes enter it together. The block itself must not communicate with other processes.
 
     Args:
-      values: by their name in the message, complete when the block ends, which must not use other processes.
+      values: what must be the same in all processes, by its name in messages; the block may still add to it.
 
     Raises:
-      UserError: after which this process is alone.
+      UserError: in all processes; each has then left the group and is alone.
     """
     if jax.process_count() == 1:
         yield
@@ -50,7 +52,7 @@ def agreed(values: dict[str, str]) -> Iterator[None]:
 
 
 def _differences(hosts: Sequence[dict[str, str]]) -> Iterator[str]:
-    """What differs among the values that all have."""
+    """Describes each difference between the processes' values, for names that all processes have."""
     for name in hosts[0]:
         processes = collections.defaultdict(list)
         for process, host in enumerate(hosts):
@@ -65,7 +67,14 @@ def _listed(processes: Sequence[int]) -> str:
 
 
 def of_config(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """All values but those that each host has its own of, and the code that reads them."""
+    """What processes must agree on before they open data: jax, this package's code, and the config.
+
+    Args:
+      config: of this process. Values that may differ between hosts, such as folders, are left out.
+
+    Returns:
+      Each value as text, by its name in messages.
+    """
 
     def flat(prefix: str, group: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key, value in group.items():
@@ -81,7 +90,16 @@ def of_config(config: ml_collections.ConfigDict) -> dict[str, str]:
 
 
 def of_data(data: Datasets, train: Source, evaluation: Source) -> dict[str, str]:
-    """The number and ids of the images; no image is read."""
+    """What processes must agree on after they opened the data: the images' number and ids; no image is read.
+
+    Args:
+      data: names the sources in messages.
+      train: the source to train on.
+      evaluation: the source to evaluate on.
+
+    Returns:
+      A text for each source, by its name in messages.
+    """
     return {
         f"config.data.{key}={text!r}": f"{len(source)} images with ids of digest {ids}"
         for key, text, source in (("train", data.train, train), ("eval", data.eval, evaluation))
@@ -97,7 +115,7 @@ def _digest(parts: Any) -> str:
 
 
 def check_shared(workdir: pathlib.Path) -> None:
-    """Raises `UserError` in all processes unless the workdir is one folder for all; all call this together."""
+    """Raises `UserError` in all processes unless the workdir is the same folder for all; all call this together."""
     if jax.process_count() == 1:
         return
     mark = workdir / f".{uuid.uuid4().hex}"

@@ -1,4 +1,7 @@
-"""Devices: batch rows go over the mesh's axis "data", image rows over "space"."""
+"""The mesh of devices, and moving arrays onto it.
+
+The images of a batch are split over the mesh's axis "data", and the rows of each image over its axis "space".
+"""
 
 import collections
 import math
@@ -17,15 +20,15 @@ from gcn_jax.models.preprocessing import PyTree
 
 
 def make_mesh(data: int, space: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Builds the mesh that ``config.mesh`` asks for.
+    """Builds the mesh that ``config.mesh`` describes.
 
     Args:
-      data: devices that share the rows of a batch; -1: all that are left.
-      space: devices that share the rows of each image.
-      devices: to take them from; None: all.
+      data: number of parts that a batch's images are split into; -1: as many as there are devices for.
+      space: number of devices that share the rows of each image.
+      devices: the devices to choose from; None: all.
 
     Raises:
-      UserError: if the devices cannot be laid out so.
+      UserError: if there are too few devices, or they cannot be arranged in this way.
     """
     devices = jax.devices() if devices is None else devices
     data = data if data > 0 else max(len(devices) // space, 1)
@@ -35,19 +38,19 @@ def make_mesh(data: int, space: int, devices: Sequence[jax.Device] | None = None
         )
     try:
         return _mesh(devices[: data * space], data, space)
-    except (NotImplementedError, ValueError) as error:  # of a TPU's torus of three dimensions, and of several slices
+    except (NotImplementedError, ValueError) as error:  # from three-dimensional TPU tori and several slices
         raise UserError(
             f"config.mesh: data={data} x space={space}: {str(error).splitlines()[0]}; set another config.mesh.space"
         ) from error
 
 
 def _mesh(devices: Sequence[jax.Device], data: int, space: int) -> Mesh:
-    # Auto axes: XLA's partitioner finds the halo exchanges of the convolutions by itself.
+    # With Auto axes XLA's partitioner itself adds the exchange of border rows that convolutions need.
     return jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def _parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
-    """Which places along "data" each process has devices at, ascending. `jax.make_mesh` reorders a TPU's devices."""
+    """For each process the indices along "data" of its devices, ascending. (`jax.make_mesh` reorders TPU devices.)"""
     parts = collections.defaultdict(set)
     for place, devices in enumerate(mesh.devices):
         for device in devices:
@@ -56,19 +59,22 @@ def _parts(mesh: Mesh) -> dict[int, tuple[int, ...]]:
 
 
 def read_share(mesh: Mesh) -> tuple[int, int]:
-    """(i, n): this process reads the i-th of n shares of each batch, as those do that hold other rows of its images."""
+    """(i, n): this process reads share i of the n shares of each batch.
+
+    Processes whose devices hold other rows of the same images read the same share.
+    """
     parts = _parts(mesh)
     shares = sorted(set(parts.values()))
     return shares.index(parts[jax.process_index()]), len(shares)
 
 
 def check_divides(mesh: Mesh, batch_sizes: Mapping[str, int], size: int) -> None:
-    """Checks that what is trained on divides over a mesh, and the mesh over the processes.
+    """Checks that batches and images can be divided evenly over a mesh, and the mesh over the processes.
 
     Args:
       mesh: of all devices that train.
-      batch_sizes: images in a batch, by the config key that says so.
-      size: of the images, pixels.
+      batch_sizes: the numbers of images in a batch, by their config keys.
+      size: height and width of the images, pixels.
 
     Raises:
       UserError: naming the config key whose value does not divide.
@@ -102,22 +108,27 @@ def check_divides(mesh: Mesh, batch_sizes: Mapping[str, int], size: int) -> None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Each device holds a whole copy: parameters and optimizer state."""
+    """The sharding of parameters and optimizer state: each device holds a complete copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches [B, H, ...] are split over ("data", "space")."""
+    """The sharding of batches [B, H, ...]: B is split over "data", H over "space"."""
     return NamedSharding(mesh, PartitionSpec("data", "space"))
 
 
 def put_share(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Puts a process's share of a batch on its devices: [B / n, H, ...] of `read_share` (i, n) becomes [B, H, ...].
+    """Puts this process's share of a batch on its devices.
 
-    The whole is split over ("data", "space"). Processes of one share give the same.
+    Args:
+      array: [B / n, H, ...], the share that `read_share` says; processes with the same share pass the same array.
+      mesh: of the devices of all processes.
+
+    Returns:
+      The whole batch as one global array [B, H, ...], with `batch_sharding`.
     """
     places = _parts(mesh)[jax.process_index()]
-    rows = len(array) // len(places)  # of each place
+    rows = len(array) // len(places)  # images for each index along "data"
     whole = (rows * mesh.shape["data"], *array.shape[1:])
 
     def part(index: Any) -> np.ndarray:
@@ -128,19 +139,24 @@ def put_share(array: np.ndarray, mesh: Mesh) -> jax.Array:
 
 
 def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """`put_share` of a training batch's images and labels."""
+    """Puts the images and labels of a process's share of a training batch on its devices, as `put_share` does."""
     return {key: put_share(batch[key], mesh) for key in ("image", "label")}
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
-    """This host's part of a mesh: its own devices, as many of them over "space" as there are in the mesh or here."""
+    """A mesh of only this host's devices in a mesh; as many as possible share an image's rows, as in the whole mesh."""
     own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     space = math.gcd(len(own), mesh.shape["space"])
     return _mesh(own, len(own) // space, space)
 
 
 def local_copy(variables: PyTree, mesh: Mesh | None) -> PyTree:
-    """Copies what every host holds a replica of onto the devices of a local mesh; None: the default device."""
+    """Copies arrays that every host has a complete copy of onto the devices of a local mesh.
+
+    Args:
+      variables: a pytree of arrays with the sharding `replicated`, or of NumPy arrays.
+      mesh: from `local_mesh`; None: the default device.
+    """
 
     def copy(array: Any) -> Any:
         here = array.addressable_data(0) if isinstance(array, jax.Array) else array
@@ -150,10 +166,13 @@ def local_copy(variables: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each host has given, in the hosts' order; all call this together.
+    """Collects a value from each process; all call this together.
 
-    It crosses as MessagePack, which holds data alone: None, bool, int, float, str, bytes, NumPy arrays, lists and
-    dicts. (JAX would cut int64 to int32; a pickle could run code.)
+    Values travel as MessagePack, which holds only data: None, bool, int, float, str, bytes, NumPy arrays, lists and
+    dicts. (JAX's own way would cut int64 to int32, and a pickle could run code.)
+
+    Returns:
+      The values of all processes, in the processes' order.
     """
     if jax.process_count() == 1:
         return [value]

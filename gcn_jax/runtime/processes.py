@@ -1,4 +1,4 @@
-"""Several processes that train together, as the hosts of a slice do, on JAX's own runtime."""
+"""Joins the processes that train together, such as the hosts of a TPU slice, through JAX's own runtime."""
 
 import collections
 import concurrent.futures
@@ -15,21 +15,22 @@ import jax
 from gcn_jax.console import say
 from gcn_jax.errors import UserError
 
-_PATIENCE = 3600  # seconds that JAX itself may wait; ours is over before, and ends with a line instead of an abort
+_PATIENCE = 3600  # seconds that JAX may wait. Our timeout ends earlier, with a message, where JAX would abort.
 
-# What `srun` sets for each task of a step: JAX needs all but the last two.
+# Variables, after "SLURM_", that `srun` sets for each task of a step. JAX needs all of them except the last two.
 _SLURM = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID", "STEP_NUM_TASKS", "STEP_NUM_NODES")
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where processes meet if nothing else says so; ``config.distributed``.
+    """Where processes meet; ``config.distributed``.
 
     Attributes:
-      coordinator: HOST:PORT, a free port of process 0's host; empty: one process, or what the machine says.
-      num_processes: in all.
-      process_id: of this one: 0, 1, ...
-      timeout: seconds that processes wait for each other at the start, and for a silent one later.
+      coordinator: HOST:PORT, a free port of process 0's host. Empty: SLURM or the TPU slice tells which processes there
+        are; without these there is only one.
+      num_processes: number of processes in all.
+      process_id: this process's number, from 0.
+      timeout: seconds that processes wait for each other at the start, and later for one that does not respond.
     """
 
     coordinator: str
@@ -42,11 +43,11 @@ class Group(NamedTuple):
     """The processes that train together.
 
     Attributes:
-      name: what makes them a group, for messages.
-      size: how many they are.
-      arguments: of `jax.distributed.initialize`.
-      advice: to who finds that they do not meet.
-      alone: how to start one process alone.
+      name: what defines the group, for messages.
+      size: number of processes.
+      arguments: for `jax.distributed.initialize`.
+      advice: what to check if the processes do not meet.
+      alone: how to start only one process instead.
     """
 
     name: str
@@ -57,9 +58,10 @@ class Group(NamedTuple):
 
 
 def find_group(meeting: Meeting) -> Group | None:
-    """The group that this process is of, None if it is alone.
+    """The group that this process belongs to, None if it is alone.
 
-    It is what ``config.distributed`` says, else the tasks of a SLURM job step, else the hosts of a Cloud TPU slice.
+    If ``config.distributed`` names a coordinator, the group meets there. Otherwise it is the tasks of a SLURM job step,
+    or, outside of one, the hosts of a Cloud TPU slice.
     """
     if not meeting.coordinator:
         return _slurm_step() or _tpu_slice()
@@ -78,7 +80,7 @@ def find_group(meeting: Meeting) -> Group | None:
 
 
 def _slurm_step() -> Group | None:
-    """The tasks that `srun` starts. A batch script and the shell of `salloc` are one, whatever SLURM_NTASKS says."""
+    """The tasks that `srun` started. A batch script or a shell of `salloc` is one task, whatever SLURM_NTASKS says."""
     found = {name: os.environ.get(f"SLURM_{name}", "") for name in _SLURM}
     if not all(found.values()) or found["STEP_NUM_TASKS"] == "1":
         return None
@@ -87,8 +89,8 @@ def _slurm_step() -> Group | None:
         "process_id": int(found["PROCID"]),
         "cluster_detection_method": "slurm",
     }
-    # JAX gives each task the one GPU whose number is SLURM_LOCALID, which is right if all see the same. One task a node
-    # takes all GPUs, and a task that sees one alone, as with --gpus-per-task=1, takes that.
+    # JAX gives each task the one GPU whose number is SLURM_LOCALID, which is right if all tasks see the same GPUs. If
+    # there is one task per node, it gets all GPUs; a task that sees only one, as with --gpus-per-task=1, gets that one.
     if found["STEP_NUM_TASKS"] == found["STEP_NUM_NODES"] or "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ","):
         arguments["local_device_ids"] = []
     return Group(
@@ -101,7 +103,7 @@ def _slurm_step() -> Group | None:
 
 
 def _tpu_slice() -> Group | None:
-    """The hosts of a slice. One alone joins nobody: it needs no network, and no port of its own."""
+    """The hosts of a TPU slice; None if there is only one, which then needs neither a network nor a port."""
     if "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
         return None
     method, names = "gketpu", os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -120,7 +122,7 @@ def _tpu_slice() -> Group | None:
 
 
 def _worker_endpoints() -> str:
-    """The hosts of a slice by a TPU VM's metadata server, joined by commas; empty if there is none."""
+    """The hosts of a slice, separated by commas, as a TPU VM's metadata server tells them; empty if there is none."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -132,13 +134,13 @@ def _worker_endpoints() -> str:
 
 
 def join(meeting: Meeting) -> None:
-    """Joins the group of this process, before any device is used; does nothing if it is alone.
+    """Joins the group that this process belongs to; does nothing if it is alone. No device may be used before.
 
-    From then on a process that is silent for ``timeout`` seconds is taken for dead, and JAX aborts all others.
+    From then on, if a process does not respond for ``timeout`` seconds, JAX takes it for dead and aborts all others.
 
     Raises:
-      UserError: if not all have joined in time, or they have different numbers of devices; only `leave` ends the
-        process then.
+      UserError: if not all processes joined in time, or they have different numbers of devices. After this error only
+        `leave` ends the process.
     """
     group, timeout = find_group(meeting), meeting.timeout
     if group is None:
@@ -154,7 +156,7 @@ def join(meeting: Meeting) -> None:
             f"{group.name}: not all {group.size} processes have met there within {timeout} s "
             f"(config.distributed.timeout); {group.advice}"
         ) from error
-    except (RuntimeError, ValueError, OSError, ImportError) as error:  # the last two: of a TPU's metadata
+    except (RuntimeError, ValueError, OSError, ImportError) as error:  # the last two come from a TPU's metadata
         raise UserError(f"{group.name}: {str(error).splitlines()[0]}") from error
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
@@ -162,7 +164,7 @@ def join(meeting: Meeting) -> None:
 
 
 def _in_thread(function: Any, **arguments: Any) -> concurrent.futures.Future:
-    """Calls a function in a thread that the end of the process does not wait for."""
+    """Calls a function in a thread of its own, for which the process does not wait when it ends."""
     future: concurrent.futures.Future = concurrent.futures.Future()
 
     def call() -> None:
@@ -176,14 +178,14 @@ def _in_thread(function: Any, **arguments: Any) -> concurrent.futures.Future:
 
 
 def end_together(message: str) -> NoReturn:
-    """Raises a `UserError` that all processes raise: each leaves the group first, so that none aborts the others."""
+    """Raises a `UserError` that all processes raise; each leaves the group first, so that none aborts the others."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
     raise UserError(message)
 
 
 def leave(status: int) -> NoReturn:
-    """Exits after an error. One of several processes does not wait for the others, which are to learn of it."""
+    """Exits after an error, with a status; one of several processes exits at once, so that the others notice it."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()

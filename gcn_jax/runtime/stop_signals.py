@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a training saves and stops."""
+"""Stops a training after it has saved, on SIGTERM or Ctrl-C."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ from gcn_jax.console import say
 
 
 class StopSignals:
-    """Notes SIGTERM, which is also how a cloud says that it will take a machine, and SIGINT, while it is open.
+    """A context manager that notes SIGINT and SIGTERM, by which clouds also announce that they take a machine back.
 
-    A second one has its usual effect. Where several processes run, JAX heeds SIGTERM: it tells all of them, and they
-    stop at the same step.
+    Only the first signal is noted; a second one has its usual effect. If several processes run, JAX handles SIGTERM: it
+    tells all of them, so that they stop at the same step.
 
     Attributes:
-      received: the signal's name, "" if there was none.
+      received: the name of the signal, "" if there was none.
     """
 
     received = ""
@@ -37,7 +37,7 @@ class StopSignals:
             say(f"{self.received}: saving, then stopping")
 
     def agree(self, step: int) -> None:
-        """Heeds the notice that any of several processes has got; all call this at every step."""
+        """Notes a signal that any of several processes has received; all call this at every step."""
         if not self.received and multihost_utils.reached_preemption_sync_point(step):
             self.received = signal.SIGTERM.name
             say(f"{self.received}: saving, then stopping")
