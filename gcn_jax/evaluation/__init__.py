@@ -1,1 +1,1 @@
-"""A split of data and a model -> scores."""
+"""Computes the scores of a model on a split of data."""

@@ -1,4 +1,4 @@
-"""Segmentation scores, all from exact counts of pixels."""
+"""Segmentation scores, all of them computed from exact counts of pixels."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gcn_jax.data.specs import VOID
 from gcn_jax.evaluation.boundary import BOUNDARY_WIDTH, WIDTHS, distance_band, erosions, survives_erosion
 
 _PIXELS = 2**17  # handled at a time, in the processor's cache
-# The scores of a whole evaluation that are one number each, and what people call them.
+# The scores that are one number for a whole evaluation, and their names in tables.
 SCORES = {
     "miou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
@@ -93,18 +93,21 @@ class Counts:
         return Counts(self.confusion + other.confusion, self.boundary + other.boundary)
 
     def miou(self) -> float:
-        """Mean IoU over the classes that occur in truth or prediction; NaN if nothing was counted."""
+        """The mean IoU, 0-1, over the classes that occur in truth or prediction; NaN if nothing was counted."""
         return _mean(class_iou(self.confusion.sum(0)))
 
     def compute(self) -> dict[str, Any]:
-        """The scores, as fractions in 0..1, NaN where nothing was counted.
+        """Computes the scores; all are fractions in 0..1, NaN where nothing was counted.
 
         Returns:
-          All of `SCORES`, of which ``miou`` and ``boundary_iou`` are means over the classes that occur in truth or
-          prediction, ``mean_accuracy`` over those that occur in truth, and ``boundary_accuracy`` and
-          ``internal_accuracy`` of the pixels up to and beyond `BOUNDARY_WIDTH` from a boundary (the paper's table 5).
-          Of each class, float64 [C], ``iou``, ``accuracy`` and ``boundary_iou_per_class``. ``trimap_miou``, float64,
-          of the pixels within each of `WIDTHS` of a boundary. ``confusion``, int64 [C, C], row = truth.
+          All of `SCORES`, one float each. ``miou`` and ``boundary_iou`` are means over the classes that occur in truth
+          or prediction, ``mean_accuracy`` is the mean over those that occur in the truth. ``boundary_accuracy`` is the
+          accuracy of the pixels that are at most `BOUNDARY_WIDTH` pixels away from a boundary, ``internal_accuracy``
+          that of all others (the paper's table 5).
+
+          ``iou``, ``accuracy`` and ``boundary_iou_per_class``, float64 [C], have a value for each class.
+          ``trimap_miou``, float64 [D - 1], is the mean IoU within each of `WIDTHS` of a boundary. ``confusion``,
+          int64 [C, C], has a row for each true class and a column for each predicted one.
         """
         within = self.confusion.cumsum(0)
         total, near = within[-1], within[WIDTHS.index(BOUNDARY_WIDTH)]
@@ -129,25 +132,37 @@ class Counts:
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, NaN where it does not occur: int64 [C, C + 1] -> float64 [C]."""
+    """The intersection over union of each class, NaN if it does not occur.
+
+    Args:
+      confusion: int64 [C, C + 1], pixels by true class and predicted class; the last column is for predictions that are
+        no class.
+
+    Returns:
+      float64 [C], 0-1.
+    """
     both = np.diagonal(confusion)
     return _ratio(both, confusion.sum(1) + confusion.sum(0)[:-1] - both)
 
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
-    """The share of pixels that are right, NaN if there are none: int64 [C, C + 1]."""
+    """The share of pixels whose prediction is right, 0-1; NaN if there are no pixels.
+
+    Args:
+      confusion: int64 [C, C + 1], as in `class_iou`.
+    """
     return float(_ratio(np.trace(confusion), confusion.sum()))
 
 
 def histogram(is_counted: np.ndarray, *variables: tuple[np.ndarray, int]) -> np.ndarray:
-    """How often each combination of values occurs.
+    """Counts how often each combination of the values of several variables occurs.
 
     Args:
-      is_counted: bool [H, W].
-      *variables: an integer or bool array [H, W] and how many values it has, each.
+      is_counted: bool [H, W], which pixels count.
+      *variables: for each variable an integer or bool array [H, W], and the number n of its values, which are 0..n - 1.
 
     Returns:
-      int64, an axis for each variable.
+      int64, with one axis per variable, of its number of values.
     """
     shape = [size for _, size in variables]
     number = math.prod(shape)
@@ -160,7 +175,7 @@ def histogram(is_counted: np.ndarray, *variables: tuple[np.ndarray, int]) -> np.
             np.multiply(cell, size, out=cell)
             np.add(cell, values[some], out=cell)
         np.copyto(cell, number, where=~counted[some])
-        # Label maps are made of runs of equal cells, each of which is counted at once.
+        # Label maps consist of runs of equal cells, so we count whole runs.
         starts = np.concatenate([[0], np.flatnonzero(cell[1:] != cell[:-1]) + 1])
         runs.append(cell[starts])
         lengths.append(np.diff(starts, append=cell.size))

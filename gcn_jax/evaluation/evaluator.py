@@ -1,4 +1,4 @@
-"""A split -> numbers: shared by training and ``--mode=eval``."""
+"""Evaluates a model on a source, during training and in ``--mode=eval``."""
 
 import itertools
 import zlib
@@ -22,7 +22,13 @@ from gcn_jax.runtime.mesh import gather, local_copy
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image's own mean IoU, NaN if it is void everywhere, and its predicted labels, as `zlib` packs them."""
+    """The prediction for one image.
+
+    Attributes:
+      image_id: of the image.
+      miou: the image's own mean IoU, 0-1; NaN if it is void everywhere.
+      packed: the predicted labels, uint8 [H, W], as bytes that `zlib` has compressed.
+    """
 
     image_id: str
     miou: float
@@ -34,9 +40,9 @@ class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
-      counts: of all images.
-      images: of each place in the source.
-      pictures: of some images: image, truth and prediction.
+      counts: the sum of all images' counts.
+      images: the prediction for each image, by the image's index in the source.
+      pictures: for the first images a picture of image, truth and prediction, uint8 [H, W, 3].
     """
 
     counts: Counts
@@ -44,29 +50,29 @@ class Evaluation:
     pictures: list[np.ndarray] = field(default_factory=list)
 
     def pack(self) -> dict[str, Any]:
-        """The same as what `gcn_jax.mesh.gather` can carry."""
+        """The evaluation in types that `gcn_jax.runtime.mesh.gather` can send."""
         images = {place: [image.image_id, image.miou, image.packed] for place, image in self.images.items()}
         counts = [self.counts.confusion, self.counts.boundary]
         return {"counts": counts, "images": images, "pictures": self.pictures}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> "Evaluation":
-        """What was packed."""
+        """The evaluation that `pack` has packed."""
         images = {place: LabelledImage(*fields) for place, fields in packed["images"].items()}
         return cls(Counts(*packed["counts"]), images, packed["pictures"])
 
 
 class Evaluator:
-    """Evaluates variables on a source; its compiled programs serve all evaluations of a run.
+    """Evaluates a model's variables on a source, each time it is called; programs are compiled only once.
 
-    Each host evaluates every n-th image on its own devices of the mesh; then all hosts know all counts.
+    Each of n hosts evaluates every n-th image on its own devices. Then all hosts exchange their counts.
 
     Args:
       source: of images with labels.
-      labeller: on this host's devices.
-      spec: of the classes.
-      reading: how far ahead.
-      num_pictures: of image, truth and prediction, that an evaluation holds.
+      labeller: predicts labels, on this host's devices.
+      spec: the classes.
+      reading: how samples are read ahead.
+      num_pictures: for how many images an evaluation has pictures.
     """
 
     def __init__(self, source: Source, labeller: Labeller, spec: DatasetSpec, reading: Reading, num_pictures: int = 0):
@@ -77,7 +83,15 @@ class Evaluator:
     def __call__(
         self, variables: dict[str, PyTree], should_stop: Callable[[], bool] = lambda: False
     ) -> Evaluation | None:
-        """Counts every image of the source once, at its own size; None if a host was told to stop on the way."""
+        """Evaluates every image of the source once, at its own size.
+
+        Args:
+          variables: of the model, on every host.
+          should_stop: is asked at each image.
+
+        Returns:
+          The evaluation of all hosts' images; None if a host was told to stop.
+        """
         own = self._share(local_copy(variables, self._labeller.mesh), should_stop)
         whole = Evaluation(Counts.empty(self._spec.num_classes))
         for packed in gather(own and own.pack()):
@@ -91,7 +105,7 @@ class Evaluator:
         return whole
 
     def _share(self, variables: dict[str, PyTree], should_stop: Callable[[], bool]) -> Evaluation | None:
-        """Evaluates this host's images."""
+        """Evaluates this host's images; None if it was told to stop."""
         share, num_classes = Evaluation(Counts.empty(self._spec.num_classes)), self._spec.num_classes
         with bar("evaluating", len(self._places), "image", leave=False) as progress:
             for place, sample, prediction in self._predictions(variables):
@@ -108,7 +122,10 @@ class Evaluator:
         return share
 
     def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, np.ndarray]]:
-        """Each image's place in the source, sample and labels; the device works on the next group meanwhile."""
+        """Yields each image's index in the source, its sample and its predicted labels.
+
+        While the caller handles them, the device works on the next group.
+        """
         labeller = self._labeller
         share = Selection([self._source], [(0, place) for place in self._places])
         waiting: list[tuple[int, Sample]] = []

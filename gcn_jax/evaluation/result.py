@@ -1,4 +1,4 @@
-"""What an evaluation found, as ``eval.json`` and as tables for a terminal."""
+"""The scores of an evaluation, as the content of ``eval.json`` and as tables for a terminal."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ def as_json(
 
     Args:
       evaluation: of all images.
-      step: of the model.
-      data: what it was evaluated on, as ``config.data.eval`` names it.
-      protocol: how images were labelled.
-      class_names: in the order of their ids.
+      step: of the model's checkpoint.
+      data: the data it was evaluated on, as ``config.data.eval`` names them.
+      protocol: how the images' labels were predicted.
+      class_names: the classes' names, in the order of their ids.
     """
     scores = evaluation.counts.compute()
 
@@ -57,7 +57,7 @@ def _percent(value: float | None) -> str:
 
 
 def score_table(result: dict[str, Any]) -> str:
-    """The scores of ``eval.json`` as lines of text, in percent."""
+    """The scores in the content of an ``eval.json`` as a table for a terminal, in percent."""
     columns = ("iou_per_class", "accuracy_per_class", "boundary_iou_per_class")
     names = result["iou_per_class"]
     classes = table(
@@ -76,6 +76,10 @@ def score_table(result: dict[str, Any]) -> str:
 
 
 def comparison(results: dict[str, dict[str, Any]]) -> str:
-    """The headlines of several runs' ``eval.json`` as lines of text, in percent: the paper's table 5."""
+    """The main scores of several runs as a table for a terminal, in percent, like the paper's table 5.
+
+    Args:
+      results: the content of each run's ``eval.json``, by the run's name.
+    """
     rows = [(name, str(result["step"]), *(_percent(result[key]) for key in SCORES)) for name, result in results.items()]
     return table([("run (scores in %)", "step", *SCORES.values())], rows)

@@ -1,1 +1,1 @@
-"""The training step and what it is made of: loss, optimizer, batch norm's statistics, logs."""
+"""The training step and its parts: the loss, the optimizer, batch norm's statistics, logs."""

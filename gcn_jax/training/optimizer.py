@@ -1,4 +1,4 @@
-"""The solver: SGD with momentum and weight decay, as in the paper."""
+"""The optimizer: SGD with momentum and weight decay, as in the paper."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +17,16 @@ class Solver:
     """How parameters are updated; ``config.optimizer``.
 
     Attributes:
-      learning_rate: of the heads, at the start.
-      num_steps: of the training, by which a schedule ends.
-      schedule: one of `SCHEDULES`.
-      poly_power: of the schedule "poly".
+      learning_rate: the initial learning rate of everything except the backbone.
+      num_steps: number of steps of the training, at the end of which the schedule ends.
+      schedule: of the learning rate, "fixed" or "poly".
+      poly_power: the exponent of the schedule "poly".
       momentum: of SGD.
-      weight_decay: times a parameter, is added to its gradient.
-      decay: one of `DECAYED`: which parameters decay.
-      backbone_rate: the backbone's learning rate to that of the rest.
-      accumulate: batches whose mean gradient makes one update.
-      clip_norm: of the gradient, global; 0: off.
+      weight_decay: this times a parameter is added to the parameter's gradient.
+      decay: which parameters decay, "all" or "kernels".
+      backbone_rate: the backbone's learning rate, as a multiple of the others'.
+      accumulate: number of batches for one update, which is made from the mean of their gradients.
+      clip_norm: the largest Euclidean norm of the whole gradient, which is scaled down to it; 0: no limit.
     """
 
     learning_rate: float
@@ -42,21 +42,30 @@ class Solver:
 
 
 def split_fixed(params: dict[str, Any], freeze: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters that are trained, and those of the backbone that `ResNet.freeze` fixes."""
+    """Splits a model's parameters into those that are trained and those that stay fixed.
+
+    Args:
+      params: of the model.
+      freeze: which part of the backbone is fixed, as `ResNet.freeze` has it.
+
+    Returns:
+      The trained parameters, as a tree of the model's structure without the fixed ones; and the backbone's fixed ones.
+    """
     backbone = params["backbone"]
     fixed = {name: layer for name, layer in backbone.items() if is_fixed(name, freeze)}
     return {**params, "backbone": {name: layer for name, layer in backbone.items() if name not in fixed}}, fixed
 
 
 def join_fixed(trained: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
-    """All parameters: `split_fixed`'s inverse."""
+    """Joins trained and fixed parameters to a model's parameters: the inverse of `split_fixed`."""
     return {**trained, "backbone": {**trained["backbone"], **fixed}}
 
 
 def learning_rate(solver: Solver) -> optax.Schedule:
-    """The rate of update i: fixed, or "poly", ``rate * (1 - i / updates) ** power`` (DeepLab).
+    """The learning rate by the number of the update: fixed, or "poly".
 
-    An update is made from `Solver.accumulate` steps.
+    "poly" is DeepLab's (Chen et al., TPAMI 2018): update i has ``rate * (1 - i / updates) ** power``. There is one
+    update for each `Solver.accumulate` steps.
     """
     if solver.schedule == "fixed":
         return optax.constant_schedule(solver.learning_rate)
@@ -65,11 +74,11 @@ def learning_rate(solver: Solver) -> optax.Schedule:
 
 
 def make_optimizer(solver: Solver) -> optax.GradientTransformation:
-    """Builds the optax chain: clip, add weight decay to the gradient, momentum, rate; as Caffe and PyTorch do.
+    """Builds the optimizer for the trained parameters that `split_fixed` returns.
 
-    ``velocity = momentum * velocity + gradient + weight_decay * parameter``, then
+    The gradient is clipped. Then, as in Caffe and PyTorch, the update is
+    ``velocity = momentum * velocity + gradient + weight_decay * parameter``,
     ``parameter -= rate * velocity``, where the backbone's rate is `Solver.backbone_rate` times the others'.
-    It is for the parameters that are trained, see `split_fixed`.
     """
 
     def is_decayed(params):

@@ -1,4 +1,4 @@
-"""A profile of a few steps, for TensorBoard's profiler."""
+"""Records a profile of a few training steps, for TensorBoard's profiler."""
 
 import contextlib
 import pathlib
@@ -10,12 +10,12 @@ from gcn_jax.console import say
 
 
 class Profile(contextlib.AbstractContextManager):
-    """Records the steps from the second after the start on, since the first compiles.
+    """A context manager that records a few steps, from the second of the run on, since the first one compiles.
 
     Args:
-      folder: to write to.
-      start: the step that the run starts or resumes from.
-      count: how many steps are recorded; 0: none.
+      folder: that the profile is written to.
+      start: the step at which the run starts or resumes.
+      count: number of steps to record; 0: none.
     """
 
     def __init__(self, folder: pathlib.Path, start: int, count: int):
@@ -23,7 +23,7 @@ class Profile(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Marks what is done in the block as a step."""
+        """Marks a block as a step of the training, and starts or ends the recording when it is time."""
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(self._folder)
             self._is_running = True

@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, ``metrics.jsonl``, TensorBoard, and pictures."""
+"""The logs of a run: progress lines, ``metrics.jsonl``, TensorBoard's files, and pictures."""
 
 import datetime
 import json
@@ -16,15 +16,15 @@ from gcn_jax.files import RunFile, write_text, written_whole
 
 
 class RunLog:
-    """The logs of a workdir, continued after `start_step`: what a stopped run logged beyond that is dropped.
+    """The logs in a workdir. A resumed run continues them; what was logged after the step it resumes at is dropped.
 
-    Everything is on disk, or an `OSError` is raised, when a method returns. TensorBoard's events are written here for
-    that reason: tensorboardX would do it in a thread, and wait for it for ever once a full disk has ended that.
+    When a method returns, everything is on disk; otherwise it raises an `OSError`. This is why TensorBoard's events are
+    written here: tensorboardX writes them in a thread, which a full disk ends, and then waits for that thread for ever.
 
     Args:
       workdir: for ``metrics.jsonl``, ``pictures/`` and TensorBoard's event files.
-      start_step: the step that the run starts or resumes from.
-      is_written: whether this is the process that writes the logs; the others' logs say nothing and hold nothing.
+      start_step: the step at which the run starts or resumes.
+      is_written: whether this process writes the logs. If not, all methods do nothing, and the log is empty.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int, is_written: bool = True):
@@ -38,12 +38,12 @@ class RunLog:
         self._records = [json.loads(line) for line in kept]
         self._file = path.open("a")
         self._board = EventsWriter(str(workdir / RunFile.EVENTS))
-        if start_step:  # TensorBoard drops what an earlier file has from here on
+        if start_step:  # tells TensorBoard to drop what earlier files have from here on
             self._board.write_event(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
         self._board.flush()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes one line of ``metrics.jsonl`` and the same to TensorBoard."""
+        """Writes values, by their names, as one line of ``metrics.jsonl`` and to TensorBoard."""
         if not self._is_written:
             return
         record = {"step": step, **values}
@@ -58,7 +58,7 @@ class RunLog:
         self._board.flush()
 
     def has(self, step: int, name: str) -> bool:
-        """Whether a value was logged for a step."""
+        """Whether a value of this name was logged for a step."""
         return any(record["step"] == step and name in record for record in self._records)
 
     def pictures(self, step: int, pictures: list[np.ndarray]) -> None:
@@ -72,7 +72,7 @@ class RunLog:
             self._show(step, *shown)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files; nothing can be logged after that."""
         if not self._is_written:
             return
         self._file.close()
@@ -80,12 +80,12 @@ class RunLog:
 
 
 def read_records(workdir: pathlib.Path) -> list[dict[str, float]]:
-    """What a run logged: the objects of its ``metrics.jsonl``, none if there is no such file."""
+    """Reads what a run logged: the objects in its ``metrics.jsonl``, none if there is no such file."""
     return [json.loads(line) for line in _complete_lines(workdir / RunFile.METRICS)]
 
 
 def _complete_lines(path: pathlib.Path) -> list[str]:
-    """The lines of a file that are records, and not what a killed process or a full disk left unfinished."""
+    """The complete records in a file, as lines; a killed process or a full disk may have left an incomplete one."""
     if not path.is_file():
         return []
     return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if _is_record(line)]
@@ -99,14 +99,24 @@ def _is_record(line: str) -> bool:
 
 
 class Progress:
-    """Speed and remaining time of a loop, from the steps since the last report."""
+    """Measures the speed of a training between two reports, and estimates the remaining time from it.
+
+    Args:
+      step: at which the training starts or resumes.
+      num_steps: number of steps of the training.
+      batch_size: number of images in a batch.
+    """
 
     def __init__(self, step: int, num_steps: int, batch_size: int):
         self._step, self._num_steps, self._batch_size = step, num_steps, batch_size
         self._time = time.monotonic()
 
     def report(self, step: int, values: dict[str, float]) -> dict[str, float]:
-        """Prints a line; returns the values and, unless no step was measured, ``images_per_second``."""
+        """Prints a progress line with some values, by their names.
+
+        Returns:
+          The values and, if there was a step since the last report, ``images_per_second``.
+        """
         line = f"step {step}/{self._num_steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if step > self._step:
             seconds_per_step = self.seconds() / (step - self._step)
@@ -118,9 +128,9 @@ class Progress:
         return values
 
     def seconds(self) -> float:
-        """Since the last report or skip."""
+        """The seconds since the last report or call of `skip_to`."""
         return time.monotonic() - self._time
 
     def skip_to(self, step: int) -> None:
-        """Starts to measure anew, after something that is not a step."""
+        """Starts to measure again at a step, so that what was done before it, such as an evaluation, does not count."""
         self._step, self._time = step, time.monotonic()

@@ -1,4 +1,4 @@
-"""What training changes, and the pure function of one step."""
+"""The state of a training, and the pure function that computes one step of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,25 +16,32 @@ from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.training.loss import cross_entropy
 from gcn_jax.training.optimizer import join_fixed, split_fixed
 
-_LARGE = 4096  # numbers: an array of its own in a norm
+_LARGE = 4096  # from so many numbers on an array is not joined with others to compute a norm
 Batch = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes, but for the data iterator.
+    """Everything that training changes, except the position in the data.
 
-    No random key is among it: the step draws no random numbers, and the data's follow from seed and position.
+    It holds no random key: a step draws no random numbers, and those for the data follow from seed and position.
+
+    Attributes:
+      step: int32 scalar, the number of batches trained on.
+      params: the model's parameters, float32, trained and fixed ones.
+      batch_stats: batch norm's running statistics, float32.
+      opt_state: the optimizer's state, for the trained parameters.
+      ema_params: the moving average of params; None if there is none.
     """
 
-    step: jax.Array  # int32, batches seen
+    step: jax.Array
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
-    ema_params: PyTree  # None if there is no average
+    ema_params: PyTree
 
     def eval_variables(self) -> dict[str, PyTree]:
-        """What evaluation uses: the averaged parameters if there are any."""
+        """The variables to evaluate: with the averaged parameters, if there are any."""
         params = self.params if self.ema_params is None else self.ema_params
         return {"params": params, "batch_stats": self.batch_stats}
 
@@ -44,11 +51,11 @@ class Recipe:
     """What a training step is made of.
 
     Attributes:
-      model: the network; what its backbone's `freeze` names is not trained.
-      optimizer: of the parameters that are trained, see `split_fixed`.
-      preprocessing: of the images.
-      loss: one of `gcn_jax.training.loss.REDUCTIONS`.
-      ema_decay: of an exponential moving average of the parameters; 0: there is none.
+      model: the network; the part of its backbone that `freeze` names is not trained.
+      optimizer: for the trained parameters, see `split_fixed`.
+      preprocessing: how images are normalised.
+      loss: the reduction of the loss, "mean" or "sum", see `cross_entropy`.
+      ema_decay: the decay per step of an exponential moving average of the parameters; 0: there is no average.
     """
 
     model: GCN
@@ -59,21 +66,26 @@ class Recipe:
 
 
 def init_state(variables: dict[str, PyTree], recipe: Recipe) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Args:
+      variables: the model's initial variables, ``{"params": ..., "batch_stats": ...}``.
+      recipe: of the step.
+    """
     optimizer, freeze = recipe.optimizer, recipe.model.backbone.freeze
     params = jax.tree.map(jnp.asarray, variables["params"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
-        opt_state=jax.jit(optimizer.init)(split_fixed(params, freeze)[0]),  # not a program for each shape
+        opt_state=jax.jit(optimizer.init)(split_fixed(params, freeze)[0]),  # one program, not one per shape
         ema_params=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
     )
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """The Euclidean norm of all numbers in a tree, float32. Small arrays are joined: a program of few parts."""
-    # The zero is there in case that no array is small.
+    """The Euclidean norm of all numbers in a tree, float32."""
+    # Small arrays are joined, so that the program has few parts. The zero is there in case no array is small.
     leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
     arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
     arrays.append(jnp.concatenate([jnp.zeros(1), *(leaf for leaf in leaves if leaf.size < _LARGE)]))
@@ -81,7 +93,10 @@ def global_norm(tree: PyTree) -> jax.Array:
 
 
 def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
-    """Returns ``(trained, fixed, batch_stats, batch) -> (loss, batch_stats)``, see `split_fixed` for the first two."""
+    """Makes the function ``(trained, fixed, batch_stats, batch) -> (loss, batch_stats)``.
+
+    The first two arguments are the parameters, as `split_fixed` returns them.
+    """
 
     def loss_fn(trained: PyTree, fixed: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
         variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
@@ -93,10 +108,10 @@ def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
 
 
 def make_train_step(recipe: Recipe) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the step ``(state, batch) -> (state, metrics)``, to be jitted with the state donated.
+    """Makes the step, a pure function ``(state, batch) -> (state, metrics)``.
 
-    The batch holds image uint8 [B, H, W, 3] and label uint8 [B, H, W]; the metrics are the scalars ``loss`` and
-    ``grad_norm``, of this batch, before the update.
+    The batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}``. The metrics are two float32 scalars of
+    this batch, from before the update: ``loss``, and ``grad_norm``, the Euclidean norm of the gradient.
     """
 
     loss_and_grads = jax.value_and_grad(make_loss(recipe), has_aux=True)
@@ -116,6 +131,11 @@ def make_train_step(recipe: Recipe) -> Callable[[TrainState, Batch], tuple[Train
 
 
 def jit_train_step(recipe: Recipe, mesh: Mesh | None = None) -> Any:
-    """The step as training runs it on a mesh's devices, or the default one: jitted, the state donated, repeatable."""
+    """The step, jitted as training runs it: the state is donated, and the same input gives the same bits each time.
+
+    Args:
+      recipe: of the step.
+      mesh: of devices; None: the default device.
+    """
     step = make_train_step(recipe)
     return platform_jit(step, recipe.model.dtype, mesh, repeatable=True, donate_argnums=0)
