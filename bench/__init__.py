@@ -1,1 +1,1 @@
-"""Measurements against other libraries: ``python -m bench.NAME``; needs the "bench" extra."""
+"""Comparisons with other libraries, run by ``python -m bench.NAME``; they need the extra `bench`."""

@@ -1,12 +1,12 @@
-"""Time and memory of the CRF beside pydensecrf2, the authors' C++ code, on the same image and cores.
+"""Compares time and memory of the CRF with pydensecrf2, the authors' C++ code, on the same image and cores.
 
     pip install -c requirements.txt ".[bench]" && python -m bench.crf --data_dir=DIR
 
-An image of 375x500 pixels and 21 classes, one of 1024x2048 and 19, 10 iterations, DeepLab-v2's parameters for VOC and
-wide ones. The images are the first of VOC's train and of Cityscapes' in DIR, at their own size if it is that; without
-DIR a photograph of scikit-image, resized. The unaries come from the image's brightness in as many steps as there are
-classes, moved, blurred and disturbed. Ours is `crf.refine`, on arrays in memory, compiled before; theirs begins with
-the object.
+There are two images, one of 375x500 pixels with 21 classes and one of 1024x2048 with 19, and two sets of parameters,
+DeepLab-v2's for VOC and wider kernels; all with 10 iterations. The images are the first ones of VOC's and Cityscapes'
+training images in DIR, resized if need be; without DIR they are a photograph of scikit-image, resized. The unaries come
+from the image's brightness, in as many steps as there are classes, moved, blurred and with noise. What is timed is
+`crf.refine` on arrays in memory, already compiled, and for pydensecrf2 everything from making its object on.
 """
 
 import argparse
@@ -61,14 +61,14 @@ CONTESTANTS: dict[str, Callable[..., np.ndarray]] = {"ours": crf.refine, "pydens
 
 
 def seconds(contestant: str, image: np.ndarray, logits: np.ndarray, params: crf.Params) -> float:
-    """Of one run."""
+    """The seconds that one run takes."""
     start = time.perf_counter()
     CONTESTANTS[contestant](image, logits, params)
     return time.perf_counter() - start
 
 
 def peak_memory(contestant: str, size: str, data_dir: str, name: str) -> tuple[float, float]:
-    """GB that this process has taken at most before and after a run, the first, with compilation."""
+    """The most memory, in GB, that this process has held before and after its first run, which compiles."""
     image, logits = problem(size, data_dir)
     peaks = []
     for run in (lambda: None, lambda: CONTESTANTS[contestant](image, logits, PARAMS[name])):
@@ -79,7 +79,7 @@ def peak_memory(contestant: str, size: str, data_dir: str, name: str) -> tuple[f
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures time and memory and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="", help="folder that holds VOCdevkit/ and cityscapes/")
     parser.add_argument("--rounds", type=int, default=5)

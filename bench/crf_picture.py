@@ -1,9 +1,9 @@
-"""Draws docs/crf.jpg: what the CRF makes of polygons drawn by hand.
+"""Draws docs/crf.jpg, which shows what the CRF makes of polygons drawn by hand.
 
     pip install -c requirements.txt ".[bench]" && python -m bench.crf_picture
 
-The photograph is scikit-image's `astronaut` (NASA, public domain). No network is involved: the polygons have few
-corners and miss the objects' outlines by up to 20 pixels; blurred, they stand for a network's coarse probabilities.
+The photograph is scikit-image's `astronaut` (NASA, public domain). No network is used: polygons with few corners, which
+miss the objects' outlines by up to 20 pixels, are blurred and stand for a network's coarse probabilities.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ PARAMS = crf.Params(10, 3.0, 3.0, 10.0, 60.0, 12.0)
 
 
 def main() -> None:
-    """Writes the picture the photograph, the polygons, and what the CRF makes of them."""
+    """Writes a picture of three parts: the photograph, the polygons, and what the CRF makes of them."""
     image = data.astronaut()
     drawn = Image.new("L", image.shape[1::-1])
     for i, polygon in enumerate(POLYGONS):

@@ -1,15 +1,15 @@
-"""Time of the metrics of an image, and of a whole evaluation, against the usual tools.
+"""Compares the time for the metrics of an image, and for a whole evaluation, with the usual tools.
 
     python -m bench.evaluate --data_dir=DIR
 
-The metrics: an image of 1024x2048 pixels and 19 classes, arrays in memory; the truth is the first of Cityscapes' val in
-DIR (drawn without it), the prediction is the truth moved by some pixels. Ours give everything at once: confusion,
-trimaps, boundary regions. The peers: cityscapesscripts' evaluator (its C extension if it is installed; PyPI's package
-does not hold its source, so a loop in C stands in for it, where there is a compiler), SciPy's distance transform and
-erosions, OpenCV's precise distance transform.
+The metrics are of one image of 1024x2048 pixels and 19 classes, with arrays in memory. The truth is the first image of
+Cityscapes' val split in DIR (without DIR it is drawn); the prediction is the truth moved by some pixels. Ours computes
+everything at once: confusion, trimaps, boundary regions. The others are cityscapesscripts' evaluator (with its C
+extension if it is installed; PyPI's package does not hold its source, so that a loop in C stands in for it if there is
+a compiler), SciPy's distance transform and erosions, and OpenCV's precise distance transform.
 
-The evaluation: 50 of VOC's val images in DIR (drawn images of VOC's size without it), ResNet-152, k = 15; the peer is
-the network's forward passes alone, on padded images in memory.
+The evaluation is of 50 images of VOC's val split in DIR (without DIR, of drawn images of VOC's size) with ResNet-152,
+k = 15. It is compared with only the network's forward passes, on padded images in memory.
 """
 
 import argparse
@@ -58,7 +58,7 @@ void count(const unsigned char *prediction, const unsigned char *truth, unsigned
 
 
 def timed(function: Callable[[], Any]) -> Callable[[], float]:
-    """A function that measures one call, in seconds."""
+    """Makes a function that calls another one and returns the seconds that this took."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -119,7 +119,7 @@ def c_loop(truth: np.ndarray, prediction: np.ndarray, folder: pathlib.Path) -> C
 
 
 def our_iou(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Class IoUs alone."""
+    """Only the IoU of each class."""
     return class_iou(histogram(label != VOID, (label, NUM_CLASSES), (prediction, NUM_CLASSES + 1)))
 
 
@@ -129,7 +129,7 @@ def scipy_distance(label: np.ndarray) -> np.ndarray:
 
 
 def scipy_boundaries(label: np.ndarray, prediction: np.ndarray) -> list[np.ndarray]:
-    """The counts of `Counts` by SciPy: distances, erosions of each class's masks."""
+    """The same counts as in `Counts`, computed by SciPy from distances and erosions of each class's masks."""
     band = np.digitize(scipy_distance(label), boundary.WIDTHS, right=True)
     is_counted = label != VOID
     cells = (band[is_counted] * NUM_CLASSES + label[is_counted]) * (NUM_CLASSES + 1) + prediction[is_counted]
@@ -142,7 +142,7 @@ def scipy_boundaries(label: np.ndarray, prediction: np.ndarray) -> list[np.ndarr
 
 
 def metric_cases(data_dir: str, folder: pathlib.Path) -> dict[str, dict[str, Callable[[], float]]]:
-    """The metrics of one image, ours and others'."""
+    """Functions that time the metrics of one image, computed by us and by others."""
     raw = cityscapes_truth(data_dir)
     label = CITYSCAPES_TRAIN_IDS[raw]
     prediction = np.roll(np.where(label == VOID, 0, label), (3, 5), (0, 1)).astype(np.uint8)
@@ -167,7 +167,7 @@ def metric_cases(data_dir: str, folder: pathlib.Path) -> dict[str, dict[str, Cal
 
 
 def evaluation_case(data_dir: str, folder: pathlib.Path, backbone: str) -> dict[str, Callable[[], float]]:
-    """A whole evaluation of 50 images, and its forward passes alone."""
+    """Functions that time a whole evaluation of 50 images, and only its forward passes."""
     config = config_lib.default()
     config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val")
     config.update(data_dir=data_dir, cache_dir=str(folder / "cache"))
@@ -197,7 +197,7 @@ def evaluation_case(data_dir: str, folder: pathlib.Path, backbone: str) -> dict[
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures the times and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="", help="folder that holds VOCdevkit/ and cityscapes/")
     parser.add_argument("--rounds", type=int, default=15, help="of the metrics")

@@ -1,7 +1,8 @@
-"""The network beside its PyTorch twin: what `bench.forward` and `bench.train_step` share.
+"""Compares the network with its PyTorch twin; used by `bench.forward` and `bench.train_step`.
 
-Each contestant lives in a process of its own, so that peak memory and thread pools are its own, and runs one call when
-it is told to: ours, the twin, and the twin in channels_last, in turns. The first calls, which compile, are told apart.
+There are three contestants: ours, the twin, and the twin in channels_last. Each has a process of its own, so that it
+has its own peak memory and thread pools. They run one call at a time, in turns. The first calls, which compile, are
+reported separately.
 """
 
 import argparse
@@ -35,9 +36,12 @@ def images_and_labels(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Work:
-    """What a contestant does: a call that waits for its end, its operations, and the device's most in a second.
+    """What a contestant does.
 
-    The operations take a while to count, and are asked for after the first call, whose time is told.
+    Attributes:
+      call: one step or forward pass; it returns when the device is done.
+      flops: counts the operations of a call. It takes a while, so it is called after the first call has been timed.
+      peak: the most operations that the device can do per second; None: not known.
     """
 
     call: Callable[[], Any]
@@ -89,14 +93,14 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
 
 
 def _flops(function: Callable[..., Any], *args: Any) -> float:
-    """The operations of a function in its plain formulation, which is what a GPU gets."""
+    """The number of operations of a function in the form that a GPU gets, with plain convolutions."""
     import jax
 
     return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 
 def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -> Work:
-    """The same in PyTorch: frozen batch norm with learnt scale and bias, SGD with momentum and decay."""
+    """The same in PyTorch: batch norm with fixed statistics and learnt scale and bias, SGD with momentum and decay."""
     import torch
 
     from bench.twin import Twin
@@ -133,7 +137,7 @@ def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -
 
 
 def _serve(connection: Connection, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
-    """In a contestant's process: first calls, then one timed call whenever asked."""
+    """Runs in a contestant's process: makes the first two calls, then times one call whenever it is asked to."""
     start = time.perf_counter()
     work = make(*arguments)
     call = work.call
@@ -148,17 +152,17 @@ def _serve(connection: Connection, make: Callable[..., Work], arguments: tuple[A
 
 
 class Contestant:
-    """A process that makes a call when it is asked; its call returns seconds.
+    """A contestant's process. Calling this object makes the process do its work once, and returns the seconds it took.
 
     Raises:
-      ChildProcessError: if it has ended, with its status.
+      ChildProcessError: if the process has ended; the message has its status.
     """
 
     def __init__(self, make: Callable[..., Work], *arguments: Any):
         self._connection, other = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_serve, args=(other, make, arguments), daemon=True)
         self._process.start()
-        other.close()  # else the end of the process, which holds it too, would not be seen
+        other.close()  # the process has it, too; if we kept it open, we would not notice that the process ended
         self.first_seconds, self.flops, self.peak = self._receive()
         self._seconds: list[float] = []
 
@@ -175,11 +179,11 @@ class Contestant:
             raise ChildProcessError(f"its process ended with status {self._process.exitcode}") from None
 
     def flops_per_second(self, flops: float) -> float:
-        """By the median call."""
+        """Operations per second, by the median time of a call."""
         return flops / statistics.median(self._seconds)
 
     def peak_gigabytes(self) -> float:
-        """The most memory that the process has held so far (Linux)."""
+        """The most memory that the process has held so far, in GB (Linux)."""
         status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1e6
@@ -190,7 +194,7 @@ class Contestant:
 
 
 def main(kind: str, description: str | None) -> None:
-    """Measures and prints."""
+    """Measures the times of a kind of work, "forward" or "train_step", and prints them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet152", choices=list(_STAGES))
     parser.add_argument("--size", type=int, default=512)

@@ -1,11 +1,11 @@
-"""Images a second from JPEG files to training batches, against PyTorch's DataLoader.
+"""Compares the time from JPEG files to training batches with that of PyTorch's DataLoader.
 
     python -m bench.pipeline --data_dir=DIR
 
-Decode, flip, pad to 512, batch: VOC's train split in DIR (drawn images of VOC's size without it), uint8 in, uint8 out.
-Ours reads its prepared records with as many threads as the DataLoader has worker processes. The DataLoader's data set
-is written as people write it, once with Pillow, once with OpenCV (which cannot read palette indices: masks go through
-Pillow there as well). Times are seconds an image.
+Images of VOC's train split in DIR (without DIR, drawn images of VOC's size) are decoded, flipped, padded to 512 and put
+into batches, all as uint8. Ours reads its prepared records with as many threads as the DataLoader has worker processes.
+The DataLoader's data set is written as people usually write it, once with Pillow and once with OpenCV. (OpenCV cannot
+read palette indices, so that masks are read by Pillow there, too.) Times are seconds per image.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class TorchVoc(torch.utils.data.Dataset):
 
 
 def measure(batches, num_images: int) -> float:
-    """Seconds an image, after the first batch."""
+    """Seconds per image, without the first batch."""
     first = next(batches)
     start, seen = time.perf_counter(), 0
     while seen < num_images:
@@ -99,7 +99,7 @@ def measure(batches, num_images: int) -> float:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures the times and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="", help="folder that holds VOCdevkit/")
     parser.add_argument("--workers", type=int, default=2, help="our threads, and the DataLoader's processes")

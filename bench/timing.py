@@ -1,4 +1,4 @@
-"""Side by side timing: alternating runs, medians, one table, one JSON line."""
+"""Times several contestants in turns, and prints their medians as a table and as one line of JSON."""
 
 import importlib.metadata
 import json
@@ -16,14 +16,14 @@ def compare(
     versions: Sequence[str],
     details: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
-    """Runs every contestant of every case some times, in turns; prints a table and, last, one JSON object.
+    """Runs every contestant of every case several times, in turns; prints a table and, at the end, one JSON object.
 
     Args:
       name: of the benchmark.
-      cases: case -> contestant -> a function that measures once and returns seconds; ours is named "ours".
-      rounds: case -> how many times, of which the median counts.
-      versions: the packages whose versions are told.
-      details: prints and returns what else there is to tell, after the measurements.
+      cases: for each case and contestant a function that measures once and returns seconds; ours is named "ours".
+      rounds: for each case how often each contestant runs; the median counts.
+      versions: the packages whose versions are printed.
+      details: called after the measurements; prints more results and returns them for the JSON object.
     """
     results, ratios = {}, {}
     print(f"{'case':<28}{'contestant':<24}{'median':>12}{'least':>12}{'most':>12}{'ours / it':>12}")

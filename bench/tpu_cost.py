@@ -1,10 +1,10 @@
-"""What a TPU's compiler says of the network's parts, by XLA's own convolutions and by ours for a TPU.
+"""Compares what a TPU's compiler says about parts of the network with XLA's own convolutions and with ours.
 
     python -m bench.tpu_cost [--topology=v5e:2x2] [--batch=1]
 
-No TPU is needed, but the extra `plan`. Each part is compiled in bfloat16, forward and backward, for one device.
-Cycles are the sum of the compiler's estimates, megabytes its "bytes accessed". `run.py --mode=plan` says the same of a
-whole training step.
+It needs the extra `plan`, but no TPU. Each part is compiled in bfloat16, forward and backward, for one device. Cycles
+are the sum of the compiler's estimates, megabytes are its "bytes accessed". `run.py --mode=plan` gives the same numbers
+for a whole training step.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from gcn_jax.planning.compiled_step import compiler_report
 from gcn_jax.training.loss import cross_entropy
 
 _CLASSES = 21
-_FORMS = {"XLA's own": "gpu", "ours": "tpu"}  # -> the platform whose form is compiled for the TPU
+_FORMS = {"XLA's own": "gpu", "ours": "tpu"}  # the platform whose form of the network is compiled for the TPU
 
 
 class Stem(nn.Module):
-    """The network's first convolution, of 64 channels, ReLU and pooling."""
+    """The network's first convolution, to 64 channels, with ReLU and pooling."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -42,7 +42,7 @@ class Stem(nn.Module):
 
 
 class ThreeConvs(nn.Module):
-    """Three 3x3 convolutions of as many channels as the input has, with ReLUs."""
+    """Three 3x3 convolutions with ReLUs, all with as many channels as the input."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ class ThreeConvs(nn.Module):
 
 
 class FullSize(nn.Module):
-    """The decoder's end: deconvolution to the image's size, refinement, and the loss."""
+    """The end of the decoder, with deconvolution to the image's size and boundary refinement, and the loss."""
 
     @nn.compact
     def __call__(self, x: jax.Array, label: jax.Array) -> jax.Array:
@@ -61,7 +61,7 @@ class FullSize(nn.Module):
 
 
 class Part(NamedTuple):
-    """A module, and the shapes of one image of what it gets."""
+    """A module, and the shapes of its inputs for one image: of the features, and of the label if it gets one."""
 
     module: nn.Module
     shape: tuple[int, int, int]
@@ -81,7 +81,7 @@ PARTS = {
 
 
 def compiled_figures(part: Part, batch: int, device: jax.Device, platform: str) -> dict[str, Any]:
-    """What the compiler says of a part and its gradients, see `gcn_jax.planning.compiled_step.compiler_report`."""
+    """What the compiler says about a part and its gradients, as in `compiled_step.compiler_report`."""
     apply: Callable[..., Any] = part.module.apply
     x = jax.ShapeDtypeStruct((batch, *part.shape), jnp.bfloat16)
     rest = [jax.ShapeDtypeStruct((batch, *part.label_shape), jnp.uint8)] if part.label_shape else []
@@ -99,7 +99,7 @@ def compiled_figures(part: Part, batch: int, device: jax.Device, platform: str) 
 
 
 def main() -> None:
-    """Compiles and prints."""
+    """Compiles all parts and prints what the compiler says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", default="v5e:2x2", help="names the kind of device")
     parser.add_argument("--batch", type=int, default=1, help="images on the device")

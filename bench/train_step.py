@@ -1,8 +1,8 @@
-"""A training step of the whole network against an independent PyTorch twin of it.
+"""Compares the time of a training step of the whole network with that of an independent PyTorch twin.
 
     python -m bench.train_step [--dtype=bfloat16] [--batches 1 4 16]
 
-ResNet-152, 21 classes, k = 15, 512x512, batch 1, float32, all cores, or the GPU if there is one.
+By default: ResNet-152, 21 classes, k = 15, 512x512, batch 1, float32, on all cores, or on the GPU if there is one.
 """
 
 from bench.network import main

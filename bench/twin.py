@@ -98,7 +98,7 @@ class Twin(nn.Module):
 
 
 def key_map(stage_sizes):
-    """Our flat names -> the twin's, for every parameter and statistic."""
+    """The twin's name for each of our parameters and statistics, by our flat name."""
     names = {}
 
     def norm(ours, theirs):
@@ -134,7 +134,7 @@ def key_map(stage_sizes):
 
 
 def to_torch(name, value):
-    """Our layout -> PyTorch's. HWIO -> OIHW; a transposed convolution's HWIO -> IOHW."""
+    """An array in PyTorch's layout: our HWIO becomes OIHW, or IOHW for a transposed convolution."""
     value = np.asarray(value)
     if value.ndim == 4:
         value = value.transpose((2, 3, 0, 1) if name.startswith("up_") else (3, 2, 0, 1))
@@ -142,7 +142,7 @@ def to_torch(name, value):
 
 
 def flatten(variables):
-    """``{"params": ..., "batch_stats": ...}`` -> one flat dict."""
+    """All variables of ``{"params": ..., "batch_stats": ...}`` in one flat dictionary."""
     return {
         name: value
         for collection in ("params", "batch_stats")
@@ -151,7 +151,7 @@ def flatten(variables):
 
 
 def load(twin, variables, stage_sizes):
-    """Copies our variables into the twin; every tensor of both must be met. Returns the name map."""
+    """Copies our variables into the twin and returns the map of names; both must have the same tensors."""
     names, flat = key_map(stage_sizes), flatten(variables)
     assert set(names) == set(flat), set(names) ^ set(flat)
     state = {names[name]: to_torch(name, value) for name, value in flat.items()}

@@ -3,12 +3,14 @@
     python run.py --config=configs/cityscapes.py:stage1 --config.data_dir=DIR
     python run.py --config=configs/cityscapes.py:stage2 --config.data_dir=DIR
 
-Stage 1: the 19,998 coarsely labelled extra images and the 2,975 of fine train; stage 2: fine train, from the best
-checkpoint of stage 1. DIR holds leftImg8bit/, gtFine/ and gtCoarse/, or the official zip archives.
+Stage 1 trains on the 19,998 extra images with coarse labels and the 2,975 training images with fine ones. Stage 2
+trains on the latter only, from the best checkpoint of stage 1. DIR holds leftImg8bit/, gtFine/ and gtCoarse/, or the
+official zip archives.
 
-The paper's mean IoU on val after the stages: 73.0, 76.9. Ours is not measured: it needs ImageNet weights and a GPU or
-TPU. The numbers of steps, the rate and its schedule are our choice. Evaluation is the paper's: four crops of 1024x1024,
-whose probabilities are averaged where they overlap (the weights are our choice).
+In the paper the mean IoU on val is 73.0 after stage 1 and 76.9 after stage 2. We have not measured ours, which needs
+ImageNet weights and a GPU or TPU. The numbers of steps, the learning rate and its schedule are our choice. Evaluation
+is as in the paper: four crops of 1024x1024, whose probabilities are averaged where they overlap (the weights are our
+choice).
 """
 
 import ml_collections
@@ -20,7 +22,7 @@ STAGES = ("stage1", "stage2")
 
 
 def get_config(stage: str = "stage1") -> ml_collections.ConfigDict:
-    """The config of a stage."""
+    """The config of a stage, "stage1" or "stage2"."""
     if stage not in STAGES:
         raise UserError(f"--config=configs/cityscapes.py:{stage}: unknown stage; known: {', '.join(STAGES)}")
     config = config_lib.default()

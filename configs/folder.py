@@ -1,14 +1,16 @@
-"""Your own images and masks.
+"""Trains on your own images and masks.
 
     python run.py --config=configs/folder.py --config.data_dir=DIR --mode=prepare
     python run.py --config=configs/folder.py --config.data_dir=DIR
 
-DIR holds images/ and masks/ with the same names; gcn_jax/data/folder.py says what masks may be and which lists are
-understood. `--mode=prepare` checks every file and draws a picture of what training would see: look at it first.
+DIR holds images/ and masks/, where an image and its mask have the same name; gcn_jax/data/folder.py says which masks
+and lists are understood. `--mode=prepare` checks every file and draws a picture of what training would see: look at it
+first.
 
-Our choice: ResNet-50, k = 15, batch 4, 512x512 crops, momentum 0.9 with the poly schedule, batch norm over the batch,
-which suits training from random weights. On a GPU or TPU; for a try on a CPU add --config.model.backbone=resnet14
---config.data.size=256. To start from the weights of a run with the same classes: --config.init_from=WORKDIR.
+Our choice: ResNet-50, k = 15, batch 4, 512x512 crops, momentum 0.9 with the poly schedule, and batch norm over the
+batch, which suits training from random weights. It needs a GPU or TPU; to try it on a CPU, add
+--config.model.backbone=resnet14 --config.data.size=256. To start from the weights of a run with the same classes, add
+--config.init_from=WORKDIR.
 """
 
 import ml_collections
@@ -17,7 +19,7 @@ from gcn_jax import config as config_lib
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config."""
+    """The config for a folder of images and masks."""
     config = config_lib.default()
     config.data.train = "folder/train"
     config.data.eval = "folder/val"

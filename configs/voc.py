@@ -4,18 +4,20 @@
     python run.py --config=configs/voc.py:stage2 --config.data_dir=DIR
     python run.py --config=configs/voc.py:stage3 --config.data_dir=DIR
 
-Stage 1: COCO + SBD + VOC at 640; stage 2: SBD + VOC at 512; stage 3: VOC train (1,464 images) at 512. Each starts
-from the best checkpoint of the stage before. SBD + VOC is "trainaug", 10,582 images: VOC's train and SBD's train and
-val without VOC's val, and VOC's own mask where there are both. The paper's 109,892 images of stage 1 fit COCO's train
-and val together (our reading); here it is COCO's train alone: add +coco_voc/val to config.data.train for all.
+Stage 1 trains on COCO + SBD + VOC at 640, stage 2 on SBD + VOC at 512, stage 3 on VOC train (1,464 images) at 512. Each
+stage starts from the best checkpoint of the one before. SBD + VOC is "trainaug", 10,582 images: VOC's train split and
+SBD's train and val splits without VOC's val split; an image that both have gets VOC's mask. The paper trains stage 1 on
+109,892 images, which fits COCO's train and val splits together (our reading). Here it is only COCO's train split; add
++coco_voc/val to config.data.train for both.
 
 DIR holds VOCdevkit/, benchmark_RELEASE/ and coco/, unpacked or as the official archives; without --config.data_dir
 they are downloaded (2, 1.4 and 20 GB).
 
-The paper's mean IoU on VOC val after the stages (GCN + BR): 75.0, 78.6, 80.3. Ours is not measured: it needs
-ImageNet weights and a GPU or TPU. The numbers of steps, the rate and its schedule are our choice.
+In the paper the mean IoU on VOC val after the three stages is 75.0, 78.6 and 80.3 (GCN + BR). We have not measured
+ours, which needs ImageNet weights and a GPU or TPU. The numbers of steps, the learning rate and its schedule are our
+choice.
 
-The ablations train on SBD + VOC at 512 (our reading), from the ImageNet weights that --config.init_from=FILE names:
+The ablations train on SBD + VOC at 512 (our reading). They start from ImageNet weights, in --config.init_from=FILE:
 
     python run.py --config=configs/voc.py:ablation,head=stack3x3,k=7,m=1024,br=false --config.init_from=FILE
 
@@ -29,7 +31,7 @@ The ablations train on SBD + VOC at 512 (our reading), from the ImageNet weights
     table 11: ResNet50, ResNet50-GCN       head=conv1x1,backbone=resnet50 (_gcn)      65.7, 71.2
     ... with GCN + BR                      head=gcn,br=true,backbone=resnet50 (_gcn)  72.3, 72.5
 
-Without a key: head=gcn, k=15, m=1024, br=false, branches=sum (or concat), backbone=resnet152.
+Keys that are left out mean head=gcn, k=15, m=1024, br=false, branches=sum (or concat), backbone=resnet152.
 """
 
 from collections.abc import Callable
@@ -42,7 +44,7 @@ from gcn_jax.errors import UserError
 
 TRAINAUG = "voc_segmentation/train+sbd/train+sbd/val-voc_segmentation/val"
 STAGES = ("stage1", "stage2", "stage3")
-# Of an ablation: key -> its name in config.model, and what its text means.
+# For each key of an ablation its name in config.model, and a function that parses its value.
 ABLATION: dict[str, tuple[str, Callable[[str], Any]]] = {
     "head": ("head", str),
     "k": ("kernel_size", int),
@@ -54,7 +56,14 @@ ABLATION: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def ablation(stage: str) -> dict[str, Any]:
-    """What "ablation,head=gcn,k=7" changes in ``config.model``; raises `UserError` naming what is wrong with it."""
+    """The values that an ablation changes in ``config.model``.
+
+    Args:
+      stage: such as "ablation,head=gcn,k=7".
+
+    Raises:
+      UserError: naming the part that is wrong.
+    """
     changes: dict[str, Any] = {"boundary_refine": False}
     seen = set()
     for term in stage.split(",")[1:]:
@@ -75,7 +84,7 @@ def ablation(stage: str) -> dict[str, Any]:
 
 
 def get_config(stage: str = "stage1") -> ml_collections.ConfigDict:
-    """The config of a stage, or of an ablation."""
+    """The config of a stage, "stage1" to "stage3", or of an ablation, such as "ablation,head=gcn,k=7"."""
     is_ablation = stage.partition(",")[0] == "ablation"
     if stage not in STAGES and not is_ablation:
         raise UserError(f"--config=configs/voc.py:{stage}: unknown stage; known: {', '.join((*STAGES, 'ablation'))}")
