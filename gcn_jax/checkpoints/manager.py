@@ -120,18 +120,18 @@ class Checkpoints:
         step = int(state.step)
         if step not in self._manager.all_steps():
             args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator_state))
-            with self._failures_told():
+            with self._as_training_errors():
                 self._manager.save(step, args=args)
 
     def check(self) -> None:
         """Raises `TrainingError` if a save that was started earlier has failed."""
-        with self._failures_told():
+        with self._as_training_errors():
             self._manager.check_for_errors()
             if not self._manager.is_saving_in_progress():  # its thread may have got the error first and ended
                 self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _failures_told(self) -> Iterator[None]:
+    def _as_training_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # of many kinds: there are many layers below
@@ -180,7 +180,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            with self._failures_told():
+            with self._as_training_errors():
                 self._manager.close()
         except TrainingError:
             if kind is None:  # otherwise the earlier error is raised

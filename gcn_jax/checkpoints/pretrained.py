@@ -24,7 +24,7 @@ from gcn_jax.models.backbones.resnet import STAGE_SIZES, STAGES
 
 Variables = dict[str, Any]
 _BLOCK = re.compile(r"res([2-5])_block([1-9]\d*)")
-# Our leaves -> PyTorch's.
+# Our names of arrays -> PyTorch's.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 

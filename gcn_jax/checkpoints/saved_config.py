@@ -74,6 +74,7 @@ def load(source: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def _refuse(constant: str) -> None:
+    """Raises `ValueError` for NaN and Infinity, which Python's JSON parser would accept."""
     raise ValueError(f"{constant} is no number")
 
 
@@ -97,6 +98,7 @@ def _known_values(given: dict[str, Any], known: ml_collections.ConfigDict) -> di
 
 
 def _plain(value: Any) -> Any:
+    """A value of `PREPROCESSING` in a form that can be compared: a text, or a tuple of floats."""
     return value if isinstance(value, str) else tuple(map(float, value))
 
 

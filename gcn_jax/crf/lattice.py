@@ -111,10 +111,12 @@ def locate(features: jax.Array, is_valid: jax.Array) -> Points:
 
 
 def _halves(values: jax.Array) -> jax.Array:
+    """Splits uint64 [...] into its high and low half, uint32 [2, ...], which exist without 64-bit mode."""
     return jnp.stack([values >> 32, values & jnp.uint64(0xFFFFFFFF)]).astype(jnp.uint32)
 
 
 def _whole(halves: jax.Array) -> jax.Array:
+    """Joins uint32 [2, ...] to uint64 [...]: the inverse of `_halves`."""
     return halves[0].astype(jnp.uint64) << 32 | halves[1].astype(jnp.uint64)
 
 

@@ -74,8 +74,8 @@ class Reading:
     """How samples are read ahead; ``config.data``.
 
     Attributes:
-      num_threads: threads that read and decode.
-      prefetch: samples that are ready before they are needed.
+      num_threads: number of threads that read and decode.
+      prefetch: number of samples that are read ahead.
     """
 
     num_threads: int = 4

@@ -82,7 +82,7 @@ class RecordSource:
     def __init__(self, builder: SegmentationBuilder):
         """Opens the records that a builder has prepared.
 
-        The builder is needed: from the records' directory alone, tfds would import any module that a file in it names.
+        It needs the builder. With only the records' directory, tfds would import any module that a file in it names.
         """
         skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
         self._records: Any = builder.as_data_source(split=builder.split, decoders=skip)

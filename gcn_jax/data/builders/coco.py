@@ -61,7 +61,8 @@ class CocoVoc(SegmentationBuilder):
                 raise error from None
 
     def stamps(self) -> Iterator[str]:
-        # Only reading all annotations, which takes long, would tell the images' names; COCO's image files never change.
+        # The images' names are known only after all annotations have been read, which takes long. They are not needed:
+        # COCO's image files never change.
         yield from self._annotations.stamps(lambda: [self._json])
         yield self._images.describe(self._folder)
 
