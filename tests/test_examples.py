@@ -7,6 +7,9 @@ import re
 
 import pytest
 
+from gcn_jax.checkpoints import model_file
+from tests.helpers import new_state
+
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLE = re.compile(r"^ *>>> (?!.*doctest: \+SKIP)", re.MULTILINE)
 
@@ -22,14 +25,17 @@ MODULES = dict(modules())
 
 
 def test_public_functions_have_examples():
-    named = {"gcn_jax.crf.dense_crf", "gcn_jax.evaluation.counts", "gcn_jax.checkpoints.pretrained"}
-    named |= {"gcn_jax.training.batch_norm", "gcn_jax.training.loss", "gcn_jax.data.batches"}
+    rooms = ("models", "crf.dense_crf", "data.batches", "training.loss", "training.batch_norm", "evaluation.counts")
+    rooms += ("checkpoints.pretrained", "inference.segmenter")
+    named = {f"gcn_jax.{room}" for room in rooms}
     assert named <= MODULES.keys()
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_run(name, tmp_path, monkeypatch):
+def test_examples_run(name, config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may write files where they are
+    if name == "gcn_jax.inference.segmenter":  # which reads what an export wrote
+        model_file.save(tmp_path / "model.safetensors", new_state(config).eval_variables(), config, step=0)
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert found.attempted == MODULES[name], "doctest does not find all of the module's examples"
     assert not found.failed, "see what it printed"

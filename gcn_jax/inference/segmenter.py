@@ -79,6 +79,16 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
 
     Raises:
       UserError: (a `ValueError`) if there is no checkpoint, the file is damaged, or a value of the protocol is wrong.
+
+    Examples:
+      Here of a file; a workdir such as "runs/shapes" goes as well.
+
+      >>> import gcn_jax, numpy as np
+      >>> segmenter = gcn_jax.load("model.safetensors", flip=True)
+      >>> segmenter.spec.class_names[:3]
+      ['background', 'disk', 'square']
+      >>> segmenter.predict(np.zeros((50, 70, 3), np.uint8)).shape
+      (50, 70)
     """
     source = pathlib.Path(source)
     config = saved_config.load(source)

@@ -68,7 +68,7 @@ def build_model(
     Raises:
       ValueError: naming the argument and its value.
 
-    Example:
+    Examples:
       >>> import jax, jax.numpy as jnp
       >>> from gcn_jax.models import build_model, init_variables
       >>> model = build_model(num_classes=3, backbone="resnet14", width=4, kernel_size=3)
