@@ -1,15 +1,27 @@
-"""Runs ``run.py`` in processes of its own, as a user does.
+"""Runs ``run.py`` in processes of its own, as a user does; and in this process what it is to refuse.
 
-Most start as forks of a process that has imported the libraries once: the import takes longer than many runs.
+Most processes start as forks of one that has imported the libraries once: the import takes longer than many runs.
 """
 
+import contextlib
+import io
 import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import warnings
+from unittest import mock
+
+import jax
+from absl import flags, logging
+from absl.testing import flagsaver
+from jax.experimental.compilation_cache import compilation_cache
+
+from gcn_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -59,6 +71,57 @@ def run(*args, status=0):
     found, texts = Fork(*args).end()
     assert found == status, texts[1]
     return texts
+
+
+def refused(*args):
+    """What stderr holds of a command that ends with status 2, run in this process: all that it says, and why it ends.
+
+    It has the devices of this process. Of a whole command only what follows a `UserError` is not run: the process ends.
+
+    Args:
+      *args: of the command line; a training takes one device unless they say otherwise.
+    """
+    import run as script  # which defines flags: not in the forks, which run it as their main module
+
+    arguments = ["run.py", *map(str, args)]
+    if arguments[1].startswith("--config="):  # which is to come before its values
+        arguments.insert(2, "--config.mesh.data=1")
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with _unchanged(script, arguments), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = script.main(arguments)
+    except UserError as error:
+        assert not out.getvalue()
+        return f"{err.getvalue()}run.py: error: {error}\n"
+    raise AssertionError(f"it ran, to status {status}: {err.getvalue()}")
+
+
+@contextlib.contextmanager
+def _unchanged(script, arguments):
+    """A process in which a command line is parsed and run, as it was before."""
+    options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    values = {name: getattr(jax.config, name) for name in options}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    verbosity, hook = logging.get_verbosity(), sys.unraisablehook
+    try:
+        with (
+            contextlib.chdir(ROOT),
+            warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # of ml_collections
+            flagsaver.flagsaver(),
+            mock.patch.object(sys, "argv", arguments),
+            mock.patch.object(script, "return_memory"),  # listens to compilations for good
+        ):
+            yield
+    finally:
+        flags.FLAGS.unparse_flags()
+        logging.set_verbosity(verbosity)
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if values["jax_compilation_cache_dir"] != jax.config.jax_compilation_cache_dir:
+            compilation_cache.reset_cache()
+        for name, value in values.items():
+            jax.config.update(name, value)
 
 
 def _main(arguments, environment, out, err):

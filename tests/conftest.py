@@ -1,19 +1,47 @@
-"""Eight CPU devices and strict JAX, set before any test imports it."""
+"""Eight CPU devices, strict JAX and a compilation cache, set before any test imports it; the order of the files."""
 
+import hashlib
 import os
+import pathlib
+import platform
+from importlib import metadata
+
+ROOT = pathlib.Path(__file__).parents[1]
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+
+def _this_cpu() -> str:
+    """A name of this kind of CPU and of the compiler: a program may use instructions that another CPU lacks."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        about = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    except OSError:  # another system
+        about = [platform.processor(), platform.machine()]
+    return hashlib.sha256("\n".join([*about, metadata.version("jaxlib")]).encode()).hexdigest()[:16]
+
+
+# What XLA compiles, kept between runs of the tests; JAX names an entry by the program, its options and its devices.
+XLA_CACHE = ROOT / ".pytest_cache" / "xla" / _this_cpu()
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-
-import pathlib
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(XLA_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import ml_collections
 import pytest
 
 from gcn_jax import config as config_lib
 
-REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+# Files by what they cost, the most expensive first: each goes as a whole to the next free process.
+ORDER = ()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts expensive files first, so that all processes end at about the same time; unknown ones in the middle."""
+    places = {name: place for place, name in enumerate(ORDER)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(ORDER) // 2))
 
 
 @pytest.fixture
@@ -22,6 +50,18 @@ def real_data() -> pathlib.Path:
     if not REAL_DATA.is_dir():
         pytest.skip("needs the real data sets, which are not part of the project")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> pathlib.Path:
+    """A folder for ``config.cache_dir``: its compiled programs are those of all tests.
+
+    Not for runs that are killed: what one has half written stays.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    XLA_CACHE.mkdir(parents=True, exist_ok=True)
+    (folder / "xla").symlink_to(XLA_CACHE)
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,9 @@
-"""What several test files share: the project's parts, made from a config."""
+"""What several test files share: the project's parts, made from a config; arrays; the PyTorch twin."""
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
 
 from gcn_jax.config import settings
 from gcn_jax.data.batches import TrainBatches
@@ -55,3 +60,56 @@ def result_of(evaluation, config, step):
     """The content of ``eval.json``."""
     names = settings.spec_from(config).class_names
     return as_json(evaluation, step, config.data.eval, settings.protocol(config), names)
+
+
+def randomize(variables, seed=0):
+    """Values that leave nothing at 0 or 1, so that every tensor matters, and keep activations around 1."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return noise * np.float32(1 / np.sqrt(fan_in)) if leaf.shape[0] != 4 else leaf + 0.05 * noise
+        return {"scale": 0.7 + 0.1 * noise, "var": 0.6 + 0.2 * noise**2, "bias": 0.1 * noise, "mean": 0.1 * noise}[name]
+
+    return jax.tree_util.tree_map_with_path(draw, variables)
+
+
+def relative(a, b):
+    """The largest difference, to the largest value of `b`."""
+    a, b = np.asarray(a), np.asarray(b)
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+def random_batch(batch_size, size=64):
+    """Images and labels of noise, with void."""
+    rng = np.random.default_rng(0)
+    label = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), (batch_size, size, size))
+    image = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    return {"image": image, "label": label}
+
+
+def assert_equal(one, other):
+    """Two trees of arrays, to the bit."""
+    one, other = (traverse_util.flatten_dict(tree, sep="/") for tree in (one, other))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name, strict=True)
+
+
+def make_twin(sizes=(1, 1, 1, 1), width=4, v1=False):
+    """PyTorch's ResNet, with a classifier, where nothing is left at 0 or 1."""
+    torch = pytest.importorskip("torch")
+    from bench import twin as twin_lib
+
+    torch.manual_seed(0)
+    resnet = twin_lib.ResNet(sizes, width, v1).eval()
+    resnet.fc = torch.nn.Linear(32 * width, 7)
+    for name, tensor in resnet.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.ndim == 1:
+            tensor.uniform_(-0.5, 0.5)
+    return resnet

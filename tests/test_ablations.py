@@ -16,8 +16,7 @@ from gcn_jax.models.backbones.resnet import Bottleneck, Norm
 from gcn_jax.models.heads import ConvStack, GlobalConv, score_head
 from gcn_jax.models.layers import Conv
 from gcn_jax.runtime.mesh import put_share, replicated
-from tests.helpers import mesh_of
-from tests.test_models import randomize, relative
+from tests.helpers import mesh_of, randomize, relative
 
 
 def normal(*shape, seed=0):

@@ -18,14 +18,14 @@ from gcn_jax import crf, load
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import Checkpoints
 from gcn_jax.config import settings
-from gcn_jax.crf import lattice
+from gcn_jax.crf import dense_crf, lattice
 from gcn_jax.errors import UserError
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
 from gcn_jax.modes import crf_search, evaluate, predict
 from gcn_jax.training.step import init_state
 from tests import command_line
-from tests.test_models import randomize
+from tests.helpers import randomize
 
 mean_field = jax.jit(crf.mean_field, static_argnames=("filter", "capacity"))
 SMALL = crf.Params(10, 2.0, 1.5, 3.0, 6.0, 40.0)
@@ -170,12 +170,12 @@ def test_padding_changes_nothing():
 
 
 def test_few_shapes_and_programs():
-    padded = {crf._padded(length) for length in range(1, 4097)}
+    padded = {dense_crf._padded(length) for length in range(1, 4097)}
     assert len(padded) < 35
-    assert all(crf._padded(length) >= length and crf._padded(length) < 1.25 * length + 32 for length in range(1, 4097))
-    assert crf._padded(500) == 512
-    assert (crf._padded(1024), crf._padded(2048)) == (1024, 2048)
-    assert max(crf._CAPACITIES) == 6, "the worst case has room"
+    assert all(dense_crf._padded(length) >= length and dense_crf._padded(length) < 1.25 * length + 32 for length in range(1, 4097))
+    assert dense_crf._padded(500) == 512
+    assert (dense_crf._padded(1024), dense_crf._padded(2048)) == (1024, 2048)
+    assert max(dense_crf._CAPACITIES) == 6, "the worst case has room"
 
 
 def test_noise_fills_the_bound():
@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_not_silent():
     image, logits = scene(32, 32, 3)
     features = crf.features(jnp.asarray(image), SMALL)[1]
     points = jax.jit(lattice.locate)(features, jnp.ones(32 * 32, bool))
-    build = jax.jit(crf._normalized, static_argnames="capacity")
+    build = jax.jit(dense_crf._normalized, static_argnames="capacity")
     assert np.isfinite(build(points, capacity=1024).weight).all()
     assert np.isnan(build(points, capacity=8).weight).all()
     assert np.isnan(build(points._replace(fits=jnp.array(False)), capacity=1024).weight).all()
@@ -346,11 +346,9 @@ def test_parse():
 
 @pytest.mark.parametrize("text", ["on", "1.5,3,1,4,67,3", "9,3,1,4", "10,3,1,4,67,0", "9,3,1,-4,67,3", "nan,1,1,1,1,1"])
 def test_wrong_settings_are_told(config, text):
-    for group in ("eval", "predict"):
-        wrong = config.copy_and_resolve_references()
-        wrong[group].crf = text
-        with pytest.raises(UserError, match=rf'config\.{group}\.crf must be "" for none, "voc", or six numbers'):
-            config_lib.validate(wrong)
+    config.eval.crf = text
+    with pytest.raises(UserError, match=r'config\.eval\.crf must be "" for none, "voc", or six numbers'):
+        config_lib.validate(config)
 
 
 @pytest.fixture
@@ -382,10 +380,9 @@ def test_in_use(trained, tmp_path, monkeypatch):
 
     Image.fromarray(image).save(tmp_path / "photo.png")
     labels = refined.predict(image)
-    for eval_crf, predict_crf in ((text, ""), ("voc", text)):
-        config.eval.crf, config.predict.crf = eval_crf, predict_crf
-        predict.run(config, workdir, str(tmp_path / "photo.png"), tmp_path / "out")
-        np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out/photo.png")), labels)
+    config.eval.crf = text
+    predict.run(config, workdir, str(tmp_path / "photo.png"), tmp_path / "out")
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out/photo.png")), labels)
 
     seen = []
 
@@ -440,12 +437,10 @@ def test_search_finds_the_better(trained, tmp_path, capsys, monkeypatch):
 def test_command_line(trained, tmp_path):
     _, workdir = trained
     common = [f"--workdir={workdir}", "--config=configs/shapes.py", f"--config.cache_dir={tmp_path}/cache"]
-    _, err = command_line.run(*common, "--mode=eval", "--config.eval.crf=10,3,1", status=2)
-    assert "config.eval.crf must be" in err
-    assert "Traceback" not in err
+    assert "config.eval.crf must be" in command_line.refused(*common, "--mode=eval", "--config.eval.crf=10,3,1")
     search = ["num_images=1", "position_sigma=1", "bilateral_weight=4", "sigma_xy=20", "sigma_rgb=5,10"]
     out, _ = command_line.run(*common, "--mode=crf_search", *(f"--config.crf_search.{value}" for value in search))
     assert out.count("\n10,") + out.count("  10,3,1,4,20,") == 2
     assert len(json.loads((workdir / "crf_search.json").read_text())["results"]) == 3
-    _, err = command_line.run(*common, "--mode=crf_search", "--config.crf_search.sigma_rgb=0", status=2)
+    err = command_line.refused(*common, "--mode=crf_search", "--config.crf_search.sigma_rgb=0")
     assert "config.crf_search.sigma_rgb must be one or more numbers, above 0" in err

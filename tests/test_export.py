@@ -22,9 +22,7 @@ from gcn_jax.models import build_model, init_variables
 from gcn_jax.modes import evaluate, train
 from gcn_jax.modes.export import run as run_export
 from tests import command_line
-from tests.helpers import new_state
-from tests.test_models import randomize
-from tests.test_weights import assert_equal, make_twin
+from tests.helpers import assert_equal, make_twin, new_state, randomize
 
 torch = pytest.importorskip("torch")
 

@@ -26,8 +26,7 @@ from gcn_jax.inference.labeller import WINDOW
 from gcn_jax.models import init_variables
 from gcn_jax.modes.evaluate import examples
 from gcn_jax.runtime.mesh import replicated
-from tests.helpers import evaluator, labeller, mesh_of, result_of
-from tests.test_models import randomize
+from tests.helpers import evaluator, labeller, mesh_of, randomize, result_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 REACH = 6

@@ -25,6 +25,7 @@ from gcn_jax.models.layers import Conv, ConvTranspose, bilinear_kernel
 from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.convolution import conv_transpose2d
 from gcn_jax.training.loss import cross_entropy
+from tests.helpers import randomize, relative
 
 TINY = {"num_classes": 5, "backbone": "resnet26", "width": 8, "kernel_size": 5}
 
@@ -43,26 +44,6 @@ def modules_of(model, size=64):
     with flax.linen.intercept_methods(note):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     return list(modules.values())
-
-
-def randomize(variables, seed=0):
-    """Values that leave nothing at 0 or 1, so that every tensor matters, and keep activations around 1."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        noise = rng.standard_normal(leaf.shape, np.float32)
-        if name == "kernel":
-            fan_in = np.prod(leaf.shape[:-1])
-            return noise * np.float32(1 / np.sqrt(fan_in)) if leaf.shape[0] != 4 else leaf + 0.05 * noise
-        return {"scale": 0.7 + 0.1 * noise, "var": 0.6 + 0.2 * noise**2, "bias": 0.1 * noise, "mean": 0.1 * noise}[name]
-
-    return jax.tree_util.tree_map_with_path(draw, variables)
-
-
-def relative(a, b):
-    a, b = np.asarray(a), np.asarray(b)
-    return np.abs(a - b).max() / np.abs(b).max()
 
 
 def test_figure_2_structure():

@@ -213,8 +213,8 @@ def test_the_command_prints_and_writes_the_plan(config, tmp_path):
     memory = found["memory"]
     assert f"{memory['total'] / 1e9:.3f}" in out
     assert found["cost"]["flops"] > 0
-    _, err = command_line.run(*args, "--config.mesh.space=3", status=2)
-    assert "config.mesh: data=1 x space=3 needs 3 devices" in err
+    err = command_line.refused(*args, f"--config.cache_dir={tmp_path}", "--config.mesh.space=9")
+    assert "config.mesh: data=1 x space=9 needs 9 devices; there are 8" in err
 
 
 def test_without_the_compiler_it_says_how_to_get_it(config, monkeypatch):

@@ -20,7 +20,7 @@ from gcn_jax.inference.segmenter import Segmenter, load
 from gcn_jax.models import init_variables
 from gcn_jax.modes import predict
 from gcn_jax.training.step import init_state
-from tests.test_models import randomize
+from tests.helpers import randomize
 
 
 @pytest.fixture

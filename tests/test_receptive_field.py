@@ -25,7 +25,7 @@ from gcn_jax.modes import receptive_field
 from gcn_jax.report.heat_map import Panel, ramp, sheet
 from gcn_jax.training.step import init_state
 from tests import command_line
-from tests.test_report import parse, picture, render, section, text
+from tests.pages import parse, picture, render, section, text
 
 
 def noise(height, width):
@@ -279,7 +279,7 @@ def test_command_draws_two_runs_side_by_side(runs):
 )
 def test_a_mistake_is_one_line(runs, args, message):
     start, workdir, _ = runs
-    _, err = command_line.run(*start, f"--workdir={workdir}", *args, "--mode=receptive_field", status=2)
+    err = command_line.refused(*start, f"--workdir={workdir}", *args, "--mode=receptive_field")
     assert len(err.splitlines()) == 1, err
     assert message in err
 

@@ -32,7 +32,7 @@ from gcn_jax.modes import predict
 from gcn_jax.runtime import mesh
 from gcn_jax.training import run_log as logs
 from tests.helpers import new_state
-from tests.test_builders import make_cityscapes, make_sbd, make_voc, pack
+from tests.official_data import make_cityscapes, make_sbd, make_voc, pack
 
 SOURCES = pathlib.Path(__file__).parents[1]
 MARKUP = "<img src=x onerror=alert(1)>"

@@ -19,15 +19,7 @@ from gcn_jax.runtime import compilation
 from gcn_jax.runtime.compilation import options, platform_jit
 from gcn_jax.runtime.mesh import put_batch, replicated
 from gcn_jax.training.step import global_norm, init_state, jit_train_step, make_train_step
-from tests.helpers import check_mesh, mesh_of
-from tests.test_models import randomize
-
-
-def random_batch(batch_size, size=64):
-    rng = np.random.default_rng(0)
-    label = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), (batch_size, size, size))
-    image = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
-    return {"image": image, "label": label}
+from tests.helpers import check_mesh, mesh_of, random_batch, randomize
 
 
 def one_step(config, data, space):

@@ -1,7 +1,9 @@
-"""What is trained, and how fast: fixed parts of the backbone, and its rate."""
+"""The solver against closed forms; what is trained, and how fast: fixed parts of the backbone, and its rate."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gcn_jax import config as config_lib
@@ -10,12 +12,55 @@ from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
 from gcn_jax.models.backbones.resnet import FREEZE
-from gcn_jax.training.optimizer import join_fixed, split_fixed
+from gcn_jax.training.optimizer import Solver, join_fixed, learning_rate, make_optimizer, split_fixed
 from gcn_jax.training.step import init_state, make_train_step
-from tests.test_models import randomize
-from tests.test_steps import random_batch
+from tests.helpers import random_batch, randomize
 
 ORDER = {"conv1": 1, "norm1": 1, **{f"res{i}_block1": i for i in range(2, 6)}}  # in `FREEZE`, of a resnet14
+
+
+def updated(gradients, **options):
+    """Parameters after updates with given gradients, from 1, by a solver of these options."""
+    params = {"kernel": jnp.ones(2), "bias": jnp.ones(1)}
+    optimizer = make_optimizer(Solver(num_steps=10, **options))
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(
+            jax.tree.map(lambda p, g=gradient: jnp.full_like(p, g), params), state, params
+        )
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_solver_by_hand():
+    params = updated([1.0, 2.0], learning_rate=0.1, momentum=0.9, weight_decay=0.5)
+    first = 1 - 0.1 * (1 + 0.5)
+    second = first - 0.1 * (0.9 * (1 + 0.5) + 2 + 0.5 * first)
+    np.testing.assert_allclose(params["kernel"], [second] * 2, rtol=1e-6)
+    np.testing.assert_allclose(params["bias"], [second], rtol=1e-6)
+
+
+def test_decay_of_kernels_alone():
+    params = updated([0.0], learning_rate=0.1, momentum=0.0, weight_decay=0.5, decay="kernels")
+    np.testing.assert_allclose(params["kernel"], [0.95] * 2)
+    np.testing.assert_allclose(params["bias"], [1.0])
+
+
+def test_accumulation_averages_gradients():
+    one = updated([1.0, 3.0], learning_rate=0.1)
+    two = updated([0.0, 2.0, 2.0, 4.0], learning_rate=0.1, accumulate=2)
+    assert jax.tree.all(jax.tree.map(np.allclose, one, two))
+
+
+def test_clipping_by_global_norm():
+    params = updated([100.0], learning_rate=1.0, momentum=0.0, weight_decay=0.0, clip_norm=0.3)
+    np.testing.assert_allclose(1 - params["bias"], 0.3 / np.sqrt(3), rtol=1e-5)
+
+
+def test_schedules():
+    assert learning_rate(Solver(0.1, num_steps=10))(7) == 0.1
+    poly = learning_rate(Solver(0.1, num_steps=10, schedule="poly", poly_power=0.9))
+    np.testing.assert_allclose([poly(i) for i in (0, 5, 10)], [0.1, 0.1 * 0.5**0.9, 0], rtol=1e-6)
 
 
 def lower(config):

@@ -26,7 +26,7 @@ from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.preprocessing import normalize
 from gcn_jax.modes import train
-from tests.test_models import randomize, relative
+from tests.helpers import assert_equal, make_twin, randomize, relative
 
 torch = pytest.importorskip("torch")
 
@@ -50,19 +50,6 @@ def hugging_face(name):
         return f"resnet.encoder.stages.{int(stage) - 1}.layers.{number}.{PARTS[part]}.{leaf}"
     ours = next(start for start in OUTSIDE if name.startswith(start))
     return OUTSIDE[ours] + name.removeprefix(ours)
-
-
-def make_twin(sizes=(1, 1, 1, 1), width=4, v1=False):
-    """PyTorch's ResNet, with a classifier, where nothing is left at 0 or 1."""
-    torch.manual_seed(0)
-    resnet = twin_lib.ResNet(sizes, width, v1).eval()
-    resnet.fc = torch.nn.Linear(32 * width, 7)
-    for name, tensor in resnet.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 1.5)
-        elif tensor.ndim == 1:
-            tensor.uniform_(-0.5, 0.5)
-    return resnet
 
 
 def features_of(model, variables, images):
@@ -107,13 +94,6 @@ def save(path, arrays):
     else:
         torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, path)
     return path
-
-
-def assert_equal(one, other):
-    one, other = (traverse_util.flatten_dict(tree, sep="/") for tree in (one, other))
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name], err_msg=name, strict=True)
 
 
 @pytest.mark.parametrize("strides_in", ["v1.5", "v1"])

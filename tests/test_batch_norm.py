@@ -13,8 +13,7 @@ from gcn_jax.models.layers import Conv
 from gcn_jax.models.preprocessing import normalize
 from gcn_jax.modes import train
 from gcn_jax.training.batch_norm import reestimate_statistics
-from tests.helpers import train_batches
-from tests.test_models import randomize
+from tests.helpers import randomize, train_batches
 
 
 def test_statistics_are_those_of_all_activations():
