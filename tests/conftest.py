@@ -53,7 +53,7 @@ def real_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory) -> pathlib.Path:
+def cache(tmp_path_factory) -> pathlib.Path:
     """A folder for ``config.cache_dir``: its compiled programs are those of all tests.
 
     Not for runs that are killed: what one has half written stays.

@@ -10,7 +10,6 @@ from gcn_jax.data.sources import open_source
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.layers import Conv
-from gcn_jax.models.preprocessing import normalize
 from gcn_jax.modes import train
 from gcn_jax.training.batch_norm import reestimate_statistics
 from tests.helpers import randomize, train_batches
@@ -48,20 +47,41 @@ def test_statistics_are_those_of_all_activations():
 
 
 def test_training_starts_from_them(config, tmp_path):
+    """Against PyTorch's statistics of the same images, batch by batch, averaged as moments."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    from bench import twin as twin_lib
+
     config.update(num_steps=1, eval_every=10)
     config.model.norm, config.mesh.data = "frozen", 2
     config.reestimate.update(batches=3, batch_size=4)
     train.run(config, tmp_path / "run")
     _, variables = load_variables(tmp_path / "run", "latest", averaged=False)
-    model = build_model(6, **config.model)
+
+    sizes, num_classes = (1, 1, 1, 1), 6
+    twin = twin_lib.Twin(num_classes, sizes, config.model.width, config.model.kernel_size).train()
+    names = twin_lib.load(twin, init_variables(build_model(num_classes, **config.model), config.seed), sizes)
+    norms = {name: module for name, module in twin.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    moments = {name: [] for name in norms}
+    for name, module in norms.items():
+
+        def note(module, inputs, output, kept=moments[name]):
+            values = inputs[0].double()
+            kept.append([(values**power).mean((0, 2, 3)) for power in (1, 2)])
+
+        module.register_forward_hook(note)
     config.update(num_steps=3, batch_size=4)
-    images = [
-        normalize(batch["image"], settings.preprocessing(config))
-        for batch in train_batches(open_source("train", settings.datasets(config)), config)
-    ]
-    expected = reestimate_statistics(model, init_variables(model, config.seed), images)
-    for a, b in zip(*(jax.tree.leaves(v["batch_stats"]) for v in (variables, expected)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    for batch in train_batches(open_source("train", settings.datasets(config)), config):
+        images = (batch["image"] - np.float32(config.data.mean)) / np.float32(config.data.std)
+        with torch.no_grad():
+            twin(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    statistics = {ours: value for ours, value in twin_lib.flatten(variables).items() if ours.endswith(("mean", "var"))}
+    assert len(statistics) == 2 * len(norms) == 2 * (1 + 4 * 4)
+    for ours, value in statistics.items():
+        module, _, kind = names[ours].rpartition(".")
+        assert len(moments[module]) == 3
+        mean, square = (torch.stack(kept).mean(0) for kept in zip(*moments[module], strict=True))
+        expected = mean if kind == "running_mean" else square - mean**2
+        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5, err_msg=ours)
 
 
 def test_what_cannot_be_is_said(config, tmp_path):

@@ -21,12 +21,6 @@ from tests import command_line
 TINY = ("--config.model.backbone=resnet14", "--config.model.width=4", "--config.model.kernel_size=3")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled programs and prepared data."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def start(cache, *args):
     return command_line.start(*args, *TINY, f"--config.cache_dir={cache}")
 
@@ -101,7 +95,8 @@ def test_mistakes_are_told_in_a_line(mine, cache, tmp_path):
         (("--config=configs/voc.py:stage1", f"--config.data_dir={mine}", "--config.init_from="), "VOCtrainval"),
     ):
         mode, workdir = modes.pop(), tmp_path / "never"
-        err = command_line.refused(*args, *TINY, f"--config.cache_dir={cache}", f"--mode={mode}", f"--workdir={workdir}")
+        common = (*TINY, f"--config.cache_dir={cache}", f"--mode={mode}", f"--workdir={workdir}")
+        err = command_line.refused(*args, *common)
         (line,) = [line for line in err.splitlines() if line.startswith("run.py: error:")]
         assert message in line
         assert not (workdir / "checkpoints").exists()
@@ -116,7 +111,7 @@ def sigint_is_heard():
 
 
 @pytest.mark.usefixtures("sigint_is_heard")
-def test_preparing_can_be_interrupted_and_run_again(cache, tmp_path):
+def test_preparing_can_be_interrupted_and_run_again(tmp_path):
     """Killed amid the work, whichever way, it leaves nothing that a second run trips over."""
     root = tmp_path / "VOCdevkit/VOC2012"
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):

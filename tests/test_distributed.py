@@ -34,9 +34,10 @@ TWO_STEPS = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, cache):
     """For runs that share data, with an odd number of images to evaluate, and compiled programs, in "cache"."""
     folder = tmp_path_factory.mktemp("distributed")
+    (folder / "cache").symlink_to(cache)
     folder_of_images(folder / "data", "12345", [str(i) for i in range(6, 18)])
     return folder
 

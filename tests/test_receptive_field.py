@@ -220,10 +220,10 @@ def test_reports_show_the_field():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, cache):
     """Two workdirs, of other kernels, and how to run the command on them."""
     folder = tmp_path_factory.mktemp("fields")
-    start = ("--config=configs/shapes.py", f"--config.cache_dir={folder / 'cache'}", "--config.num_steps=1")
+    start = ("--config=configs/shapes.py", f"--config.cache_dir={cache}", "--config.num_steps=1")
     command_line.run(
         *(*start, f"--workdir={folder / 'trained'}", "--config.batch_size=2"),
         *("--config.model.width=4", "--config.model.kernel_size=3"),

@@ -33,12 +33,6 @@ SMALL = (
 VOC_TRAIN = "--config.data.train=voc_segmentation/train"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled programs, shared by the runs of this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def start(workdir, cache, *args):
     return command_line.start(*SMALL, f"--workdir={workdir}", f"--config.cache_dir={cache}", *args)
 
@@ -308,7 +302,8 @@ def test_a_mistake_leaves_the_next_command_as_it_was(tmp_path):
     other = refused(tmp_path / "run", tmp_path / "cache", "--config.num_steps=0", "--mode=prepare")
     assert "config.batch_size must be positive" in wrong
     assert "config.num_steps must be positive" in other
-    assert command_line.refused("--mode=train") == "run.py: error: --config is missing, such as --config=configs/shapes.py\n"
+    missing = "run.py: error: --config is missing, such as --config=configs/shapes.py\n"
+    assert command_line.refused("--mode=train") == missing
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
