@@ -17,6 +17,7 @@ def get_config():
     config = config_lib.default()
     config.update(num_steps=2, batch_size=1)
     config.data.update(train="shapes/train", eval="shapes/val", size=64)
+    config.model.update(backbone="resnet14", width=4, kernel_size=3)
     {line}
     return config
 """

@@ -1,6 +1,7 @@
 """Receptive fields: against closed forms, PyTorch, and as a user draws them."""
 
 import base64
+import importlib
 import io
 import json
 import math
@@ -23,8 +24,8 @@ from gcn_jax.models.heads import GlobalConv
 from gcn_jax.models.initial import init_variables
 from gcn_jax.modes import receptive_field
 from gcn_jax.report.heat_map import Panel, ramp, sheet
-from gcn_jax.training.step import init_state
 from tests import command_line
+from tests.helpers import new_state
 from tests.pages import parse, picture, render, section, text
 
 
@@ -224,18 +225,15 @@ def runs(tmp_path_factory, cache):
     """Two workdirs, of other kernels, and how to run the command on them."""
     folder = tmp_path_factory.mktemp("fields")
     start = ("--config=configs/shapes.py", f"--config.cache_dir={cache}", "--config.num_steps=1")
-    command_line.run(
-        *(*start, f"--workdir={folder / 'trained'}", "--config.batch_size=2"),
-        *("--config.model.width=4", "--config.model.kernel_size=3"),
-    )
-    config = saved_config.load(folder / "trained")
-    config.model.kernel_size = 1
-    (folder / "untrained").mkdir()
-    saved_config.save(config, folder / "untrained")
-    state = init_state(init_variables(config_lib.model_from(config), 0), settings.recipe(config))
-    with Checkpoints(folder / "untrained", 1) as checkpoints:
-        checkpoints.save(state, {})
-    return start, folder / "trained", folder / "untrained"
+    config = importlib.import_module("configs.shapes").get_config()
+    config.model.width = 4
+    for name, kernel_size, step in (("one", 3, 1), ("other", 1, 0)):
+        config.model.kernel_size = kernel_size
+        (folder / name).mkdir()
+        saved_config.save(config, folder / name)
+        with Checkpoints(folder / name, 1) as checkpoints:
+            checkpoints.save(new_state(config).replace(step=jnp.int32(step)), {})
+    return start, folder / "one", folder / "other"
 
 
 def test_command_draws_two_runs_side_by_side(runs):
