@@ -47,6 +47,7 @@ def test_parameters_after_res5_are_the_papers(kind, kernel_size, width, printed)
     assert printed in (count // 1000, round(count / 1000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seen"), [("conv1x1", 1), ("conv", 7), ("stack3x3", 7), ("gcn", 7)])
 def test_a_head_is_linear_and_sees_k_by_k_pixels(kind, seen):
     head, x = head_of(kind, features=2), normal(1, 15, 15, 3)
@@ -145,6 +146,7 @@ def test_xla_counts_resnet50_alike():
     assert multiply_adds("resnet50") == pytest.approx(flops / 2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_global_conv_bottleneck_on_a_mesh():
     """Eight rows over four devices, halved by strides along each axis: values and gradients of one device."""
     options = {"strides_in": "v1.5", "norm": functools.partial(Norm, "frozen"), "dtype": jnp.float32}

@@ -46,6 +46,7 @@ def test_statistics_are_those_of_all_activations():
     assert jax.tree.all(jax.tree.map(np.array_equal, found["params"], variables["params"]))
 
 
+@pytest.mark.slow
 def test_training_starts_from_them(config, tmp_path):
     """Against PyTorch's statistics of the same images, batch by batch, averaged as moments."""
     torch = pytest.importorskip("torch", reason="compares with PyTorch")

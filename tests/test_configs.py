@@ -65,6 +65,7 @@ def test_prepare_counts_and_draws(mine, cache, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_from_training_to_prediction(mine, cache, tmp_path):
     run_args = ("--config=configs/folder.py", "--config.data.size=64", f"--workdir={tmp_path / 'run'}")
     short = ("--config.num_steps=60", "--config.batch_size=4", "--config.eval_every=60", "--config.log_every=20")
@@ -110,6 +111,7 @@ def sigint_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sigint_is_heard")
 def test_preparing_can_be_interrupted_and_run_again(tmp_path):
     """Killed amid the work, whichever way, it leaves nothing that a second run trips over."""
@@ -165,6 +167,7 @@ def test_the_stages_are_the_papers():
         assert (tuple(config.data.scale), config.data.color_jitter, config.data.flip) == ((1, 1), 0, True)
 
 
+@pytest.mark.slow
 def test_the_five_stages_run_on_real_data(cache, real_data, tmp_path):
     """Ten steps each, from the checkpoint of the stage before, by the paper's configs but for a tiny net and crops."""
     data = tmp_path / "data"

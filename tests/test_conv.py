@@ -59,6 +59,7 @@ def test_gradients_are_xlas(kernel_size, channels, stride):
         assert_same(functools.partial(conv2d, stride=stride), functools.partial(plain, stride=stride), *args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
 @pytest.mark.parametrize("kernel_size", [(2, 2), (3, 3), (7, 7), (15, 15), (15, 1), (1, 15)])
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 16, 12), (2, 33, 9), (9, 5, 8)])
@@ -76,6 +77,7 @@ def test_a_tpu_convolves_strips(batch, count):
     assert re.search(rf"stablehlo.convolution.*\(tensor<{batch * count}x{rows}x24x3xf32>", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "stride"), [((70, 130), 1), ((130, 70), 1), ((128, 70), 2), ((130, 140), 1), ((128, 128), 1)]
 )
@@ -219,6 +221,7 @@ def test_a_form_of_several_devices_on_a_mesh(function, weights):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_the_network_as_for_a_tpu(config):
     """On a CPU, on one device and on meshes: XLA's partitioner has computed gradients wrongly before, silently."""
     config.model.kernel_size = 15

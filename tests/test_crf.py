@@ -153,6 +153,7 @@ def test_filter_is_nearly_gaussian():
     assert np.abs(difference).mean() < 0.05 * np.ptp(exact[:, :-1] / exact[:, -1:])
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     """Neither what `refine` pads nor garbage beyond `is_valid`."""
     image, logits = scene(35, 30, 3)
@@ -211,6 +212,7 @@ def test_a_batch_is_its_images():
         np.testing.assert_allclose(together[i], mean_field(*pair, SMALL), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", crf.FILTERS)
 def test_gradients(kind):
     """Of logits, weights and compatibility, against differences of float64 or float32 function values."""
@@ -240,6 +242,7 @@ def test_gradients(kind):
         np.testing.assert_allclose(ours, expected, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_it_learns_a_compatibility():
     """CRF as RNN: classes 1 and 2 lie side by side in truth, and a matrix that starts as Potts learns to allow it."""
     image, _ = scene(16, 16, 3)
@@ -434,6 +437,7 @@ def test_search_finds_the_better(trained, tmp_path, capsys, monkeypatch):
     assert f"--config.eval.crf={best}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_command_line(trained, cache):
     _, workdir = trained
     common = [f"--workdir={workdir}", "--config=configs/shapes.py", f"--config.cache_dir={cache}"]

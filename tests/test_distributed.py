@@ -125,6 +125,7 @@ def assert_close(workdir, alone):
             np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, atol=1e-5 * scale, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [1, 2])
 def test_two_processes_train_as_one(folder, alone, space):
     args = (*TWO_STEPS, f"--config.mesh.data={4 // space}", f"--config.mesh.space={space}")
@@ -133,6 +134,7 @@ def test_two_processes_train_as_one(folder, alone, space):
     assert_close(folder / f"space{space}", alone)
 
 
+@pytest.mark.slow
 def test_tasks_of_slurm_train_one_image_on_the_devices_of_both(folder, alone):
     """Each of the images; then another start goes on from the first step, bit for bit."""
     args, workdir, again = (*TWO_STEPS, "--config.mesh.data=1", "--config.mesh.space=4"), folder / "srun", folder / "on"
@@ -155,6 +157,7 @@ def test_tasks_of_slurm_train_one_image_on_the_devices_of_both(folder, alone):
     assert_same(workdir, again, 2)
 
 
+@pytest.mark.slow
 def test_processes_with_other_values_say_which(folder, tmp_path):
     own = ((), ("--config.batch_size=8", "--config.model.kernel_size=5", "--config.data.num_threads=1"))
     for status, err in two(folder, [tmp_path / "run"] * 2, own=own):
@@ -169,6 +172,7 @@ def test_processes_with_other_values_say_which(folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_with_other_data_say_which(folder, tmp_path):
     own = [(f"--config.data_dir={folder_of_images(tmp_path / str(i), '5', ['1', '2', str(3 + i)])}",) for i in range(2)]
     for status, err in two(folder, [tmp_path / "run"] * 2, *TWO_STEPS, own=own):
@@ -180,6 +184,7 @@ def test_processes_with_other_data_say_which(folder, tmp_path):
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own_workdirs", "args", "counts", "messages"),
     [
@@ -198,6 +203,7 @@ def test_what_only_one_process_sees_ends_both(folder, tmp_path, own_workdirs, ar
     assert not [path for path in tmp_path.rglob("*") if path not in workdirs], "nothing is left behind"
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_meet(folder, tmp_path):
     args = ("coordinator=localhost:9", "num_processes=2", "process_id=1", "timeout=3")
     fork = train(folder, tmp_path / "run", *(f"--config.distributed.{arg}" for arg in args))
@@ -231,6 +237,7 @@ def test_values_by_which_none_could_meet(folder, tmp_path, args, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_task_of_slurm_does_not_wait_for_ever(folder, tmp_path):
     task = srun(2, nodes=1, JAX_COORDINATOR_PORT=str(free_port()))[1]
     status, (_, err) = train(folder, tmp_path / "run", "--config.distributed.timeout=3", environment=task).end(60)

@@ -130,6 +130,7 @@ def test_a_whole_checkpoint_of_another_structure_is_refused_and_stays(two, tmp_p
     assert saved_steps(workdir) == [1, 2]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_before_the_damage_bit_for_bit(folder, tmp_path):
     whole = Job(folder / "whole", folder / "cache", 6)
     whole.finish()
@@ -159,6 +160,7 @@ def train(workdir, folder, *args):
     return command_line.Fork(*SMALL, f"--workdir={workdir}", f"--config.cache_dir={folder / 'cache'}", *args)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_training_and_keeps_what_is_good(small_disk, folder):
     workdir, args = small_disk / "run", ("--config.num_steps=12", "--config.keep_checkpoints=12")
     status, (_, err) = train(workdir, folder, *args).end()
@@ -208,6 +210,7 @@ def test_a_write_that_ends_after_a_failed_save_prints_no_traceback():
     assert "Event loop is closed" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written_stops_training(small_disk, folder):
     workdir = small_disk / "run"
     args = ("--config.num_steps=100000", "--config.checkpoint_every=100000", "--config.log_every=1")
@@ -245,15 +248,18 @@ def _check_for(saver, seconds):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_no_bit(tmp_path):
     """In full: `make faults`."""
     kill_and_compare(tmp_path, seed=1, num_kills=3)
 
 
+@pytest.mark.slow
 def test_kills_of_one_of_two_processes_change_no_bit(folder):
     kill_and_compare(folder, seed=1, num_kills=1, num_processes=2)
 
 
+@pytest.mark.slow
 def test_a_notice_to_one_process_stops_all_at_the_same_step(folder, tmp_path):
     job = Job(tmp_path / "run", folder / "cache", 400, num_processes=2)
     forks = job.start()

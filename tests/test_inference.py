@@ -223,6 +223,7 @@ class ManySizes(ShapesSource):
         }
 
 
+@pytest.mark.slow
 def test_images_of_a_hundred_sizes_compile_at_most_eight_programs(config, caplog):
     assert len(set(ManySizes.sizes)) == 100
     config.mesh.data, config.eval.num_pictures = 1, 0
@@ -296,6 +297,7 @@ def test_a_told_evaluation_stops(config):
     assert evaluator(FewShapes("val"), mesh_of(config), config)(variables, should_stop=lambda: True) is None
 
 
+@pytest.mark.slow
 def test_hosts_share_an_evaluation(config, tmp_path):
     """Three processes of two devices each, of which one stops alone, against one process."""
     config.eval.num_pictures = 1

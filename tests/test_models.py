@@ -134,6 +134,7 @@ def test_images_too_small_or_of_the_wrong_rank_are_refused():
             jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
 
 
+@pytest.mark.slow
 def test_numpy_initialisation_is_that_of_model_init():
     model = build_model(**{**TINY, "backbone": "resnet14"})
     ours = init_variables(model, 0)
@@ -178,6 +179,7 @@ def test_global_conv_sees_k_by_k_pixels():
     assert len(seen) == 49
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory():
     images = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype(np.float32)
     variables = randomize(init_variables(build_model(**TINY), 0))

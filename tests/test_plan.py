@@ -28,6 +28,7 @@ def shapes(config):
     return {tuple(entry.key for entry in path): leaf.shape for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_data_parallel_exchanges_the_gradients_and_nothing_else(config, monkeypatch):
     config.batch_size = 8
     found = plan.make_plan(config)
@@ -52,6 +53,7 @@ def test_data_parallel_exchanges_the_gradients_and_nothing_else(config, monkeypa
         plan.make_plan(config)
 
 
+@pytest.mark.slow
 def test_an_image_over_eight_devices_needs_an_eighth_of_the_activations(config):
     """Of the temporaries the gradients do not shrink; with halos the rest is somewhat more than an eighth."""
     config.batch_size, config.data.size, config.model.kernel_size = 1, 512, 15

@@ -74,6 +74,7 @@ def bounds(at, length, kernel_size):
     return max(low, 0), min(high, length - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel_size", [1, 3])
 def test_field_of_the_model_is_what_the_theory_says(config, kernel_size):
     side = 384
@@ -236,6 +237,7 @@ def runs(tmp_path_factory, cache):
     return start, folder / "one", folder / "other"
 
 
+@pytest.mark.slow
 def test_command_draws_two_runs_side_by_side(runs):
     start, *workdirs = runs
     both = [f"--workdir={workdir}" for workdir in workdirs]

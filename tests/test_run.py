@@ -118,6 +118,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(finished, cache, tmp_path
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 4
 
 
+@pytest.mark.slow
 def test_sigkill_loses_little_and_the_run_goes_on_bit_for_bit(finished, cache, tmp_path):
     for checkpoint in ("2", "6"):  # 6 is being evaluated when the process dies
         process = start(tmp_path / "run", cache)
@@ -158,6 +159,7 @@ def test_eval_writes_what_training_measured(finished, cache):
     assert page.count("<article") == 9, "the best, the median and the worst three images"
 
 
+@pytest.mark.slow
 def test_eval_compares_runs_of_different_models(finished, cache, tmp_path):
     """The paper's table 5 in one command: another model's run beside the first, each as it was trained."""
     other = tmp_path / "other"
@@ -177,6 +179,7 @@ def test_eval_compares_runs_of_different_models(finished, cache, tmp_path):
         assert str(other) in page
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_can_be_evaluated(finished, cache, tmp_path):
     """While it is writing its checkpoints, of the last one that is complete."""
     workdir = tmp_path / "run"

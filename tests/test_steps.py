@@ -135,7 +135,11 @@ SHAPES = [(d, s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 1 < d * s <= 8]
 
 @pytest.mark.parametrize(
     ("norm", "batch_size", "size", "meshes"),
-    [("frozen", 8, 256, SHAPES), ("train", 4, 128, [(4, 1), (2, 4)]), ("train", 1, 128, [(1, 4)])],
+    [
+        pytest.param("frozen", 8, 256, SHAPES, marks=pytest.mark.slow),
+        ("train", 4, 128, [(4, 1), (2, 4)]),
+        ("train", 1, 128, [(1, 4)]),
+    ],
 )
 def test_a_mesh_computes_what_one_device_does(config, norm, batch_size, size, meshes):
     config.batch_size, config.model.norm, config.data.size = batch_size, norm, size
@@ -154,6 +158,7 @@ def test_a_mesh_computes_what_one_device_does(config, norm, batch_size, size, me
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_image_over_eight_devices(config):
     """A row of res-5 on each device; the largest kernel reaches over all of them."""
     config.batch_size, config.data.size, config.model.kernel_size = 1, 256, 15
