@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 import warnings
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import flags
 from PIL import Image
 
 import gcn_jax
@@ -300,10 +303,21 @@ def test_a_mistake_ends_the_process(cache, tmp_path, args, message):
 
 
 def test_a_mistake_leaves_the_next_command_as_it_was(tmp_path):
-    """The flags of one are not those of another, or these tests would show nothing."""
-    wrong = refused(tmp_path / "run", tmp_path / "cache", "--config.batch_size=0")
-    other = refused(tmp_path / "run", tmp_path / "cache", "--config.num_steps=0", "--mode=prepare")
-    assert "config.batch_size must be positive" in wrong
+    """And this process, or these tests would show nothing, and change others."""
+
+    def process():
+        settings = (jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return settings, handlers, list(flags.FLAGS), flags.FLAGS.is_parsed(), sys.argv, sys.unraisablehook, os.getcwd()
+
+    refused(tmp_path / "run", tmp_path / "cache", "--config.batch_size=0")
+    before = process()
+    data = (VOC_TRAIN, "--config.data.eval=voc_segmentation/val", "--config.data_dir=/nope")
+    prepared = refused(tmp_path / "run", tmp_path / "cache", *data, "--mode=prepare")
+    assert "config.data_dir=/nope: no" in prepared
+    assert (tmp_path / "cache" / "xla").is_dir(), "it came as far as to the cache"
+    assert process() == before
+    other = refused(tmp_path / "run", tmp_path / "cache", "--config.num_steps=0")
     assert "config.num_steps must be positive" in other
     missing = "run.py: error: --config is missing, such as --config=configs/shapes.py\n"
     assert command_line.refused("--mode=train") == missing
