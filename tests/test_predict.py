@@ -16,7 +16,7 @@ from gcn_jax.checkpoints.manager import Checkpoints
 from gcn_jax.config import settings
 from gcn_jax.data.specs import VOC
 from gcn_jax.errors import UserError
-from gcn_jax.inference.segmenter import Segmenter, load
+from gcn_jax.inference.segmenter import load, make_segmenter
 from gcn_jax.models import init_variables
 from gcn_jax.modes import predict
 from gcn_jax.training.step import init_state
@@ -147,7 +147,7 @@ def test_protocols_of_loaded_models(trained, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (90, 100, 3)).astype(np.uint8)
     plain, averaged = load(workdir), load(workdir, scales=(0.5, 1.0), flip=True, window=64)
     config.eval.update(scales=(0.5, 1.0), flip=True, window=64)
-    expected = Segmenter(config_lib.model_from(config), plain.variables, config).probabilities(image)
+    expected = make_segmenter(config, plain.variables).probabilities(image)
     np.testing.assert_array_equal(averaged.probabilities(image), expected)
     assert not np.allclose(plain.probabilities(image), expected, atol=1e-3)
     with pytest.raises(UserError, match=r"config.eval.scale: unknown key; known: batch_size, "):
