@@ -1,6 +1,5 @@
 """The network's structure, and its numbers against an independent PyTorch twin."""
 
-import doctest
 import functools
 import os
 import pathlib
@@ -301,10 +300,6 @@ def test_the_folder_works_when_copied_elsewhere(tmp_path):
     expected = jax.jit(model.apply)(init_variables(model, 0), IMAGES)
     assert expected.shape == (1, 64, 96, 5)
     np.testing.assert_array_equal(np.load(files["logits"]), expected)
-
-
-def test_the_example_of_build_model_runs():
-    assert doctest.testmod(models) == (0, 5)
 
 
 def test_bfloat16_computes_in_it_and_returns_float32():
