@@ -88,6 +88,7 @@ def test_gradients_of_many_channels_are_xlas(channels, stride):
         assert_same(functools.partial(conv2d, stride=stride), functools.partial(plain, stride=stride), *args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "channels"), [((3, 5), (4, 5)), ((4, 4), (130, 140)), ((300, 2), (4, 5))])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (7, 1)])

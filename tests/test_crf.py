@@ -204,6 +204,7 @@ def test_what_does_not_fit_is_not_silent():
         crf.refine(image, logits, dataclasses.replace(SMALL, sigma_rgb=1e-7))
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_images():
     pairs = [scene(16, 16, 3, seed) for seed in (4, 5)]
     images, logits = map(np.stack, zip(*pairs, strict=True))

@@ -243,7 +243,7 @@ class FewShapes(ShapesSource):
         return 7
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), (4, 2)])
+@pytest.mark.parametrize("mesh", [pytest.param((1, 1), marks=pytest.mark.slow), (4, 2)])
 def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     config.mesh.update(data=mesh[0], space=mesh[1])
     config.batch_size, config.eval.batch_size, config.eval.num_pictures = 4, 3, 2

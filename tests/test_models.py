@@ -333,7 +333,7 @@ def test_train_norm_uses_and_follows_the_batchs_statistics():
     assert jax.tree.all(jax.tree.map(np.array_equal, unchanged["batch_stats"], variables["batch_stats"]))
 
 
-@pytest.fixture(params=["v1.5", "v1"])
+@pytest.fixture(params=["v1.5", pytest.param("v1", marks=pytest.mark.slow)])
 def twins(request):
     """Our model and the PyTorch twin with the same random weights."""
     torch = pytest.importorskip("torch", reason="the parity tests compare with PyTorch")

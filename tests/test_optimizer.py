@@ -84,7 +84,14 @@ def config(config):
     return config
 
 
-@pytest.mark.parametrize(("freeze", "norm"), [("stem", "train"), ("res3", "frozen"), ("res5", "train")])
+@pytest.mark.parametrize(
+    ("freeze", "norm"),
+    [
+        pytest.param("stem", "train", marks=pytest.mark.slow),
+        ("res3", "frozen"),
+        pytest.param("res5", "train", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_fixed_stays_to_the_bit(config, freeze, norm):
     config.model.update(freeze=freeze, norm=norm)
     config.optimizer.ema_decay = 0.5
@@ -100,6 +107,7 @@ def test_what_is_fixed_stays_to_the_bit(config, freeze, norm):
     assert len(moments) == len(jax.tree.leaves(split_fixed(new.params, freeze)[0])), "no momentum of what is fixed"
 
 
+@pytest.mark.slow
 def test_what_is_trained_gets_the_gradient_it_had(config):
     """Beside a fixed backbone the others' updates are those of a model that is trained as a whole."""
     config.optimizer.update(momentum=0.0, weight_decay=0.0, learning_rate=1.0)

@@ -142,6 +142,7 @@ def test_a_truth_that_is_not_published(config):
         config_lib.validate(config)
 
 
+@pytest.mark.slow
 def test_protocols_of_loaded_models(trained, tmp_path):
     config, workdir = trained("shapes")
     image = np.random.default_rng(0).integers(0, 256, (90, 100, 3)).astype(np.uint8)

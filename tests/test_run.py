@@ -227,6 +227,7 @@ def test_predict_labels_a_folder(finished, cache, tmp_path):
         segmenter.predict(np.zeros((8, 8, 3), np.float32))
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_the_best_of_another(finished, cache, tmp_path):
     args = (f"--config.init_from={finished}", "--config.num_steps=1", "--config.optimizer.learning_rate=1e-12")
     _, err = run(tmp_path / "run", cache, *args, "--config.model.norm=frozen")
@@ -239,6 +240,7 @@ def test_a_stage_starts_from_the_best_of_another(finished, cache, tmp_path):
         np.testing.assert_allclose(value, theirs[key], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
     args = ("--config.optimizer.learning_rate=1e15", "--config.optimizer.clip_norm=0.0")
     _, err = run(tmp_path / "run", cache, *args, status=1)

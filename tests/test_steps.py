@@ -45,7 +45,10 @@ def test_whose_matrix_products_a_cpu_takes(dtype, is_ynnpacks):
     assert ("ynn" in text) == is_ynnpacks
 
 
-@pytest.mark.parametrize(("platform", "lowered_for"), [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
+@pytest.mark.parametrize(
+    ("platform", "lowered_for"),
+    [("cpu", "cpu"), *(pytest.param(*names, marks=pytest.mark.slow) for names in (("gpu", "cuda"), ("tpu", "tpu")))],
+)
 def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platform, lowered_for):
     recipe = settings.recipe(config)
     model = recipe.model
@@ -137,8 +140,9 @@ SHAPES = [(d, s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 1 < d * s <= 8]
     ("norm", "batch_size", "size", "meshes"),
     [
         pytest.param("frozen", 8, 256, SHAPES, marks=pytest.mark.slow),
-        ("train", 4, 128, [(4, 1), (2, 4)]),
-        ("train", 1, 128, [(1, 4)]),
+        pytest.param("train", 4, 128, [(4, 1)], marks=pytest.mark.slow),
+        ("train", 4, 128, [(2, 4)]),
+        pytest.param("train", 1, 128, [(1, 4)], marks=pytest.mark.slow),
     ],
 )
 def test_a_mesh_computes_what_one_device_does(config, norm, batch_size, size, meshes):
@@ -202,6 +206,7 @@ def test_wrong_meshes_are_named(config):
             check_mesh(config, mesh_of(config))
 
 
+@pytest.mark.slow
 def test_ema_follows_the_parameters(config):
     config.optimizer.ema_decay = 0.75
     recipe = settings.recipe(config)
