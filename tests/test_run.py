@@ -255,8 +255,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
     [
         (["--config=configs/voc.py:stage9"], "configs/voc.py:stage9: unknown stage; known: stage1"),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
-        (["--config.nope=1"], "error: config.nope: unknown key"),
-        (["--config.model.nope=1"], "error: config.model.nope: unknown key"),
+        (["--config.nope=1"], "error: --config.nope: unknown key"),
+        (["--config.model.nope=1"], "error: --config.model.nope: unknown key"),
         (["--config.num_steps=abc"], "--config.num_steps=abc"),
         (["--config.batch_size=0"], "config.batch_size must be positive. Got 0"),
         (["--config.model.kernel_size=14"], "config.model.kernel_size must be odd and positive. Got 14"),
@@ -290,7 +290,7 @@ def test_a_mistake_is_one_line(tmp_path, args, message):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--config.model.nope=1"], "error: config.model.nope: unknown key"),
+        (["--config.model.nope=1"], "error: --config.model.nope: unknown key"),
         (["--config.init_from=nowhere"], "config.init_from=nowhere: holds no checkpoint"),
     ],
 )
