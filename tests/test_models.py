@@ -214,7 +214,9 @@ def with_gradients(**changes):
 IMAGES = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("changes", [{}, {"remat": True, "backbone": "resnet50_gcn", "width": 8}])
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"remat": True, "backbone": "resnet50_gcn", "width": 8}, marks=pytest.mark.slow)]
+)
 def test_plain_convolutions_compute_the_same(changes):
     results = []
     for convolutions in ("fast", "plain"):

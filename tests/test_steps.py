@@ -173,6 +173,7 @@ def test_one_image_over_eight_devices(config):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-6)
 
 
+@pytest.mark.slow
 def test_plain_convolutions_on_a_mesh_compute_what_one_device_does(config):
     config.data.size, config.model.convolutions = 128, "plain"
     expected, gradient, _ = one_step(config, 1, 1)
