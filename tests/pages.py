@@ -23,15 +23,15 @@ RESULT = {
     "num_images": 5,
     "data": "cityscapes/val",
     "protocol": {"scales": [1.0], "flip": False, "window": 0, "stride": 0},
-    **{"miou": 0.51234, "pixel_accuracy": 0.9, "mean_accuracy": 0.83, "frequency_weighted_iou": 0.81239},
-    **{"boundary_accuracy": 0.4, "internal_accuracy": 0.955, "boundary_iou": None, "boundary_width": 7},
+    "miou": 0.51234, "pixel_accuracy": 0.9, "mean_accuracy": 0.83, "frequency_weighted_iou": 0.81239,
+    "boundary_accuracy": 0.4, "internal_accuracy": 0.955, "boundary_iou": None, "boundary_width": 7,
     "trimap_miou": {"1": 0.2, "2": 0.25, "5": None, "20": 0.45},
     "iou_per_class": {"road": 0.25, EVIL: 0.75, "sky": 0.0, "tram": None},
     "accuracy_per_class": {"road": 0.3, EVIL: 0.8, "sky": None, "tram": None},
     "boundary_iou_per_class": {"road": 0.125, EVIL: None, "sky": 0.0, "tram": None},
     "confusion_matrix": COUNTS,
     "miou_per_image": {"a": 0.12, "b": 0.13, "c": 0.97, "d": 1.0, "e": None},
-}
+}  # fmt: skip
 RECORDS = [
     {"step": 100, "loss": 2.0, "learning_rate": 0.01},
     {"step": 200, "loss": float("nan"), "learning_rate": 0.005},

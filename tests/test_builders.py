@@ -142,10 +142,10 @@ def check_same(found, wanted):
 
 
 ALL = [
-    *("voc_segmentation/train", "voc_segmentation/val", "voc_segmentation/trainval", "voc_segmentation/test"),
-    *("sbd/train", "sbd/val", "coco_voc/train"),
-    *("cityscapes/train", "cityscapes/val", "cityscapes/test", "cityscapes/train_extra"),
-]
+    "voc_segmentation/train", "voc_segmentation/val", "voc_segmentation/trainval", "voc_segmentation/test",
+    "sbd/train", "sbd/val", "coco_voc/train",
+    "cityscapes/train", "cityscapes/val", "cityscapes/test", "cityscapes/train_extra",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -171,8 +171,13 @@ def test_coco_2014_is_read_where_2017_is_not(config, tmp_path):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *(("voc_segmentation/train", 437), ("voc_segmentation/val", 149), ("sbd/train", 70), ("sbd/val", 30)),
-        *(("coco_voc/train", None), ("cityscapes/train", 4), ("cityscapes/val", 2)),
+        ("voc_segmentation/train", 437),
+        ("voc_segmentation/val", 149),
+        ("sbd/train", 70),
+        ("sbd/val", 30),
+        ("coco_voc/train", None),
+        ("cityscapes/train", 4),
+        ("cityscapes/val", 2),
     ],
 )
 def test_real_records_equal_an_independent_reading(config, real_data, name, count):

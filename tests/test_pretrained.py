@@ -34,7 +34,8 @@ torch = pytest.importorskip("torch")
 PARTS = {
     **{f"conv{i + 1}": f"layer.{i}.convolution" for i in range(3)},
     **{f"bn{i + 1}": f"layer.{i}.normalization" for i in range(3)},
-    **{"downsample.0": "shortcut.convolution", "downsample.1": "shortcut.normalization"},
+    "downsample.0": "shortcut.convolution",
+    "downsample.1": "shortcut.normalization",
 }
 OUTSIDE = {
     "conv1.": "resnet.embedder.embedder.convolution.",

@@ -79,9 +79,9 @@ def report(page: pathlib.Path, chromium: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "page.png")
             options = (
-                *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}"),
-                *(f"--blink-settings=preferredColorScheme={theme['scheme']}", f"--window-size={REPORT[0]},2000"),
-            )
+                "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}",
+                f"--blink-settings=preferredColorScheme={theme['scheme']}", f"--window-size={REPORT[0]},2000",
+            )  # fmt: skip
             command = [chromium, *options, f"--screenshot={path}", page.resolve().as_uri()]
             subprocess.run(command, check=True, capture_output=True)
             top = Image.open(path).convert("RGB").crop((0, 0, *REPORT))
