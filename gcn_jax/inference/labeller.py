@@ -30,7 +30,7 @@ from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.runtime.mesh import put_share, replicated
 
-# Pixels, our choice: images are taken whole up to the one, in windows of the other beyond.
+# Pixels, our choice: an image is taken whole if no side of it exceeds the one, otherwise in windows of the other.
 WHOLE = 2048
 WINDOW = 1024
 
@@ -73,8 +73,9 @@ class Labeller:
     def canvas(self, height: int, width: int) -> Shape | None:
         """The shape to which an image is padded; None if it is taken in windows.
 
-        The shapes are few, so that images of any sizes compile at most 8 programs: ``data.size`` squared, then each
-        side 512 (if size is less), 1024 or 2048, the short side half of that if it fits (but from 512).
+        The shapes are few, so that images of any sizes compile at most 8 programs. An image that fits into `size`
+        squared gets that. Otherwise the long side becomes 512 (if `size` is less), 1024 or 2048, and the short side
+        half of that if the image fits, but at least 512.
         """
         size, longest = self._protocol.size, max(height, width)
         most = max(WHOLE / max(1.0, *self._protocol.scales), WINDOW, size)
@@ -108,7 +109,7 @@ class Labeller:
             parts = list(self._windows(variables, images[0], as_labels=True))
             return lambda: [_join(parts, images[0].shape)]
         batch = [pad(image, *shape, self._preprocessing.mean) for image in images]
-        batch += batch[:1] * (self.batch_size - len(batch))  # fills up a batch: compiled for one size, and not counted
+        batch += batch[:1] * (self.batch_size - len(batch))  # up to the size that is compiled; not counted
         if self._crf:
             fused = self._probabilities(variables, self._put(np.stack(batch)))
             return lambda: [_labels(self._refined(x, np.asarray(fused)[i])) for i, x in enumerate(images)]
@@ -140,7 +141,7 @@ class Labeller:
     def _divisible(self, length: float) -> int:
         return math.ceil(length / self._multiple) * self._multiple
 
-    # The views of a batch. Below, pure functions that are jitted.
+    # The views of a batch: pure functions, which are jitted above.
 
     def _average_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
         """uint8 [B, H, W, 3] -> float32 [B, H, W, C]: mean of all views' probabilities."""
@@ -175,10 +176,11 @@ class Labeller:
     def _windows(
         self, variables: dict[str, PyTree], image: np.ndarray, as_labels: bool
     ) -> Iterator[tuple[jax.Array, int]]:
-        """Yields labels or probabilities, wider than the image, from top to bottom, and how many rows of them hold.
+        """Yields rows of labels or probabilities from top to bottom, and how many of them are final.
 
-        One row of windows is in memory at a time. It is summed, each window weighted by a tent that falls to its
-        borders, where the network sees least of the surroundings; what the next row does not reach is final.
+        The rows are wider than the image. Only one row of windows is in memory at a time, as a sum: each window is
+        weighted by a tent that falls to its borders, where the network sees least of the surroundings. Rows that the
+        next row of windows does not reach are final.
         """
         side, tops, lefts = self._grid(*image.shape[:2])
         image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._preprocessing.mean)
@@ -225,7 +227,7 @@ class Labeller:
         return total
 
     def _take_rows(self, total: jax.Array, step: jax.Array, as_labels: bool) -> tuple[jax.Array, jax.Array]:
-        """The outcome of a row of windows, and what it is in the sum of the next, `step` pixels below."""
+        """The outcome of a row of windows, and its share in the sum of the next row, which lies `step` pixels below."""
         if as_labels:
             rows = jnp.argmax(total, axis=-1).astype(jnp.uint8)
         else:

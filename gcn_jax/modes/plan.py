@@ -102,7 +102,7 @@ def topology_devices(topology: str) -> Sequence[jax.Device]:
 
 
 def bytes_on_a_device(tree: PyTree) -> int:
-    """Of the arrays' shards on one device."""
+    """How many bytes of a tree's arrays one device holds."""
     shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)]
     return sum(jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize for shape, dtype in shards)
 
@@ -122,7 +122,7 @@ def bounds(compiled: dict[str, Any], mesh: Mesh, batch_size: int) -> dict[str, f
 
 
 def advice(config: ml_collections.ConfigDict, mesh: Mesh, num_devices: int) -> list[str]:
-    """What to change if a step does not fit, what costs least first."""
+    """What to change if a step does not fit, beginning with what costs least."""
     data, space = mesh.shape["data"], mesh.shape["space"]
     found = []
     if config.model.dtype == "float32":
@@ -173,12 +173,12 @@ def plan_table(plan: Plan) -> str:
         rows += [[f"ms of {text} at its peak (*)", f"{limit[f'{key}_seconds'] * 1e3:.2f}"]] if limit else []
     if limit:
         rows.append(["images a second on all devices, at most (*)", f"{limit['images_per_second']:.1f}"])
-    verdict = "FITS." if plan["fits"] else "DOES NOT FIT. What would help, what costs least first:"
+    verdict = "FITS." if plan["fits"] else "DOES NOT FIT. What would help, beginning with what costs least:"
     what = f"{plan['backbone']}, k = {plan['kernel_size']}, {plan['dtype']}{', remat' if plan['remat'] else ''}"
     lines = [
         f"{plan['topology']}, {plan['device']}, mesh {mesh}; {what}; batch {plan['batch_size']} of {plan['size']} px",
         *("", *aligned(rows), ""),
-        "(*) bounds: no step is faster, the compiler may keep less. All else is as the compiler says that trains.",
+        "(*) a bound: no step is faster, and the compiler may keep less. All other figures are the compiler's.",
         verdict,
         *(f"  {line}" for line in plan["advice"]),
     ]
