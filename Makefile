@@ -45,10 +45,10 @@ docs: .venv/installed-docs  ## the site of docs/, into site/; a dead link, a mis
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[docs]'
 	touch $@
 
-lock:  ## requirements.txt anew, from pyproject.toml
+lock:  ## writes requirements.txt again, from pyproject.toml
 	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet uv
 	.venv/lock/bin/uv pip compile --quiet --universal --no-annotate --upgrade pyproject.toml -o requirements.txt \
 		--custom-compile-command 'make lock'
 
 clean:
-	rm -rf .venv .pytest_cache build *.egg-info
+	rm -rf .venv .pytest_cache build site *.egg-info

@@ -27,7 +27,10 @@ def test_statistics_are_those_of_all_activations():
     @jax.jit
     def activations(images):
         kept = ["intermediates", "batch_stats"]
-        is_conv = lambda module, _: isinstance(module, Conv)  # noqa: E731
+
+        def is_conv(module, _):
+            return isinstance(module, Conv)
+
         return trained.apply(variables, images, True, mutable=kept, capture_intermediates=is_conv)[1]["intermediates"]
 
     outputs = [activations(images)["backbone"] for images in batches]
