@@ -435,7 +435,12 @@ def test_search_finds_the_better(trained, tmp_path, capsys, monkeypatch):
     both, either = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     assert scores["10,3,1,0,20,10"] == pytest.approx((both[either > 0] / either[either > 0]).mean())
     best = next(iter(scores))
-    assert f"--config.eval.crf={best}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"--config.eval.crf={best}" in out
+    head, columns, _, *rows = out.splitlines()
+    assert head == "iterations, position_weight, position_sigma, bilateral_weight, sigma_xy, sigma_rgb:"
+    assert columns.split("  ")[0] == "--config.eval.crf="
+    assert [row.split()[0] for row in rows[: len(scores)]] == [text or "(none)" for text in scores]
 
 
 @pytest.mark.slow

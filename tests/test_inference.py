@@ -25,7 +25,9 @@ from gcn_jax.evaluation.result import score_table
 from gcn_jax.inference.labeller import WINDOW
 from gcn_jax.models import init_variables
 from gcn_jax.modes.evaluate import examples
+from gcn_jax.runtime import compilation
 from gcn_jax.runtime.mesh import replicated
+from gcn_jax.training.batch_norm import reestimate_statistics
 from tests.helpers import evaluator, labeller, mesh_of, randomize, result_of
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -316,3 +318,16 @@ def test_hosts_share_an_evaluation(config, tmp_path):
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
         assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(result_of(expected, config, 0)))
+
+
+@pytest.mark.parametrize("window", [0, 64])
+def test_every_program_gets_the_projects_compiler_options(config, window, monkeypatch):
+    """Shown by one that XLA refuses: whole images and windows are labelled with it, and batch norm is taken again."""
+    config.eval.window = window
+    model = config_lib.model_from(config)
+    variables = init_variables(model, 0)
+    monkeypatch.setattr(compilation, "options", lambda *args: {"xla_made_up": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_made_up"):
+        labeller(model, config).start(variables, [np.zeros((96, 64, 3), np.uint8)])()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_made_up"):
+        reestimate_statistics(model, variables, [np.zeros((1, 64, 64, 3), np.float32)])

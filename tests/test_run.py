@@ -257,6 +257,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.nope=1"], "error: --config.nope: unknown key"),
         (["--config.model.nope=1"], "error: --config.model.nope: unknown key"),
+        (["--config.data.trian=1"], "gcn_jax/config/defaults.py lists all keys; did you mean train?"),
         (["--config.num_steps=abc"], "--config.num_steps=abc"),
         (["--config.batch_size=0"], "config.batch_size must be positive. Got 0"),
         (["--config.model.kernel_size=14"], "config.model.kernel_size must be odd and positive. Got 14"),
