@@ -174,6 +174,7 @@ def test_a_step_that_does_not_fit_says_what_would_help(config, monkeypatch):
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (25.39G) exceeds",
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 25.39G of 15.75G hbm.",
     )
+    compilation.options(config.model.dtype, mesh_of(config))  # asks the compiler once, before it is replaced
     for i, message in enumerate(messages):
 
         def compile_(self, message=message):

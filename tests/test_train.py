@@ -46,14 +46,15 @@ def test_a_profile_of_some_steps_is_written(config, tmp_path, capfd):
     folder = tmp_path / "run" / "profile"
     assert f"profile of steps 1 to 2 written: {folder}\n" in capfd.readouterr().err
     (path,) = folder.glob("plugins/profile/*/*.xplane.pb")
-    events = [
-        event
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+    data = jax.profiler.ProfileData.from_file(str(path))  # its parts are only valid as long as it is
+    steps = [
+        dict(event.stats)["step_num"]
+        for plane in data.planes
         for line in plane.lines
         for event in line.events
         if event.name == "train"
     ]
-    assert sorted(dict(event.stats)["step_num"] for event in events) == [1, 2]
+    assert sorted(steps) == [1, 2]
 
 
 def test_without_the_flag_no_profile_is_written(config, tmp_path, capfd):
