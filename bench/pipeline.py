@@ -27,7 +27,7 @@ from gcn_jax.config import settings
 from gcn_jax.config.defaults import IMAGENET_MEAN
 from gcn_jax.data import shapes
 from gcn_jax.data.batches import TrainBatches
-from gcn_jax.data.images import encode_label
+from gcn_jax.data.masks import encode_label
 from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOC
 

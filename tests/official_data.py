@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from gcn_jax.data.images import encode_label
+from gcn_jax.data.masks import encode_label
 from gcn_jax.data.specs import VOC
 
 VOC_ROOT, SBD_ROOT = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from gcn_jax.config import settings
 from gcn_jax.data.builders import coco
 from gcn_jax.data.builders.official import download
-from gcn_jax.data.images import encode_label
+from gcn_jax.data.masks import encode_label
 from gcn_jax.data.sources import BUILDERS, open_part, open_source, open_sources
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_TRAIN_IDS, VOC
 from gcn_jax.errors import UserError

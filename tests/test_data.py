@@ -14,7 +14,8 @@ from gcn_jax import config as config_lib
 from gcn_jax.config import settings
 from gcn_jax.data import shapes, transforms
 from gcn_jax.data.batches import group_by_shape
-from gcn_jax.data.images import NO_CLASS, decode_image, decode_label, decode_own_label, encode_label
+from gcn_jax.data.images import decode_image
+from gcn_jax.data.masks import decode_ids, decode_own_label, encode_label
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.data.specs import SHAPES, VOC
 from gcn_jax.errors import UserError
@@ -44,7 +45,7 @@ def test_label_png_round_trip():
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.array(image.convert("RGB")), VOC.palette()[label])
-    np.testing.assert_array_equal(decode_label(data, "x", 256), label)
+    np.testing.assert_array_equal(decode_ids(data, "x", 256), label)
     np.testing.assert_array_equal(decode_own_label(data, "x"), label)
     for damaged in (data[:-30], data[:-25] + b"?" + data[-24:], b""):
         with pytest.raises(UserError, match="label of x: damaged"):
@@ -99,31 +100,19 @@ def test_huge_images_are_refused_unread():
     with pytest.raises(UserError, match=r"big\.png"):
         decode_image(data, "big.png")
     with pytest.raises(UserError, match=r"big\.png"):
-        decode_label(data, "big.png", 2)
+        decode_ids(data, "big.png", 2)
 
 
-def test_labels_of_16_bits_and_of_colours():
+def test_labels_of_16_bits():
     label = np.random.default_rng(0).integers(0, 5, (6, 8)).astype(np.uint16)
     label[2, 3] = 65535
     expected = np.where(label == 65535, 255, label)
-    np.testing.assert_array_equal(decode_label(encoded(Image.fromarray(label), "PNG"), "x", 5), expected)
+    np.testing.assert_array_equal(decode_ids(encoded(Image.fromarray(label), "PNG"), "x", 5), expected)
     with pytest.raises(UserError, match=r"x: value 4 .* is neither a class id \(0-3\)"):
-        decode_label(encoded(Image.fromarray(label), "PNG"), "x", 4)
+        decode_ids(encoded(Image.fromarray(label), "PNG"), "x", 4)
     label[1, 1] = 300
     with pytest.raises(UserError, match=r"x: value 300 \(first at row 1, column 1\)"):
-        decode_label(encoded(Image.fromarray(label), "PNG"), "x", 200)
-
-    palette = np.array([(0, 0, 0), (255, 0, 1), (3, 200, 7)], np.uint8)
-    colors = np.full(2**24, NO_CLASS, np.uint8)
-    colors[[0, 255 * 65536 + 1, 3 * 65536 + 200 * 256 + 7]] = 0, 1, 2
-    label = np.random.default_rng(1).integers(0, 3, (6, 8))
-    pixels = palette[label]
-    for mode in ("RGB", "RGBA"):
-        data = encoded(Image.fromarray(pixels).convert(mode), "PNG")
-        np.testing.assert_array_equal(decode_label(data, "x", 3, colors), label)
-    pixels[4, 5] = 9, 8, 7
-    with pytest.raises(UserError, match=r"x: colour 9 8 7 \(first at row 4, column 5\) is not in classes\.txt"):
-        decode_label(encoded(Image.fromarray(pixels), "PNG"), "x", 3, colors)
+        decode_ids(encoded(Image.fromarray(label), "PNG"), "x", 200)
 
 
 def test_shapes_are_reproducible_and_hold_every_class():

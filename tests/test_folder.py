@@ -11,8 +11,8 @@ from gcn_jax.checkpoints import saved_config
 from gcn_jax.config import settings
 from gcn_jax.config.settings import spec_from
 from gcn_jax.data import folder
-from gcn_jax.data.folder import parse_classes
-from gcn_jax.data.images import encode_label
+from gcn_jax.data.legend import parse_classes
+from gcn_jax.data.masks import encode_label
 from gcn_jax.data.sources import open_folder, open_source, open_sources
 from gcn_jax.data.specs import VOC
 from gcn_jax.errors import UserError
@@ -107,9 +107,9 @@ def test_classes_txt(mine, root):
     assert spec.class_names == ["sky", "road", "traffic light"]
     assert [c.color for c in spec.classes] == [tuple(color) for color in COLORS.tolist()]
     assert spec.void_color == (1, 1, 1)
-    bare, colors = parse_classes(["a", "b"])
-    assert colors is None
-    assert [c.color for c in bare.classes] == [c.color for c in VOC.classes[:2]]
+    bare = parse_classes(["a", "b"])
+    assert not bare.stated
+    assert [c.color for c in bare.spec.classes] == [c.color for c in VOC.classes[:2]]
 
 
 def test_lists(mine, root):
@@ -126,8 +126,8 @@ def test_lists(mine, root):
 def test_the_masks_are_searched_once_and_when_they_change(mine, root, labels, monkeypatch):
     opened(mine)
     reads = []
-    decode = folder.decode_label
-    monkeypatch.setattr(folder, "decode_label", lambda *args: reads.append(args[1]) or decode(*args))
+    read = folder.read_mask
+    monkeypatch.setattr(folder, "read_mask", lambda *args: reads.append(args[1]) or read(*args))
     mine.data.classes = ()
     config_lib.validate(mine)
     open_sources(settings.datasets(mine))
@@ -181,7 +181,7 @@ def ruin(root, kind):
     elif kind == "size":
         Image.new("L", (31, 24)).save(mask)
     elif kind == "rgb":
-        Image.new("RGB", (30, 24)).save(mask)
+        Image.new("RGB", (30, 24), (4, 5, 6)).save(mask)
     elif kind == "value":
         (root / "classes.txt").write_text("a\nb\nc\n")
         Image.new("L", (30, 24), 3).save(mask)

@@ -25,7 +25,8 @@ from gcn_jax.checkpoints import saved_config
 from gcn_jax.config import settings
 from gcn_jax.data.builders import coco
 from gcn_jax.data.builders.archives import Folder, open_archive
-from gcn_jax.data.images import MAX_PIXELS, decode_image, decode_label, decode_own_label
+from gcn_jax.data.images import MAX_PIXELS, decode_image
+from gcn_jax.data.masks import decode_ids, decode_own_label
 from gcn_jax.data.sources import open_folder, open_part
 from gcn_jax.errors import UserError
 from gcn_jax.modes import predict
@@ -158,7 +159,7 @@ def test_a_pickle_in_place_of_any_file_of_a_workdir(trap, saved, tmp_path):
 def test_a_pickle_in_place_of_any_file_of_data(trap, config, tmp_path):
     for decode in (
         lambda: decode_image(trap, "x"),
-        lambda: decode_label(trap, "x", 2),
+        lambda: decode_ids(trap, "x", 2),
         lambda: decode_own_label(trap, "x"),
         lambda: open_archive(tmp_path / "x.zip", "", tmp_path).read("x"),
         lambda: open_archive(tmp_path / "x.tar", "", tmp_path).read("x"),
@@ -226,7 +227,7 @@ def png_header(width, height):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # ours is the lower bound
 def test_an_image_bomb_is_refused_unread(size, tmp_path):
     assert size[0] * size[1] > MAX_PIXELS
-    for decode in (decode_image, lambda data, name: decode_label(data, name, 2)):
+    for decode in (decode_image, lambda data, name: decode_ids(data, name, 2)):
         with pytest.raises(UserError, match=r"bomb\.png"):
             decode(png_header(*size), "bomb.png")
     with pytest.raises(UserError, match="pixels are more than the limit"):

@@ -33,7 +33,7 @@ def of_trained(
     """
     saved, settled = load(workdir), config.copy_and_resolve_references()
     learned = [f"model.{name}" for name in saved.model]
-    learned += [f"data.{name}" for name in ("classes", "size", *PREPROCESSING)]
+    learned += [f"data.{name}" for name in ("classes", "held_out", "first_id", "white", "size", *PREPROCESSING)]
     for key in learned:
         group, name = key.split(".")
         if key not in given:

@@ -71,6 +71,9 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.mean": (_three_numbers, "three numbers, RGB, 0-255"),
     "data.std": (lambda value: _three_numbers(value) and min(value) > 0, "three positive numbers, RGB, 0-255"),
     "data.channels": _one_of("RGB", "BGR"),
+    "data.first_id": (lambda value: 0 <= value <= 255, "0-255"),
+    "data.exif": _one_of("apply", "ignore"),
+    "data.white": (lambda value: 0 <= value <= 65535, "0-65535"),
     "data.num_threads": _NOT_NEGATIVE,
     "data.prefetch": _NOT_NEGATIVE,
     "optimizer.learning_rate": _POSITIVE,
@@ -133,10 +136,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     data = settings.datasets(config)
     if uses_folder(data) and not data.classes:
         labelled = open_folder(data)
-        config.data.classes = labelled.class_lines()
+        config.data.classes = labelled.class_lines(data.first_id)
         if not labelled.has_classes_file:
+            first, last = data.first_id, data.first_id + len(config.data.classes) - 1
             count = len(config.data.classes)
-            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids 0-{count - 1} of its masks")
+            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{last} of its masks")
     settings.model_from(config)
 
 

@@ -51,6 +51,10 @@ _DEFAULTS: dict[str, Any] = {
         "train": "",  # such as "sbd/train+voc_segmentation/train-voc_segmentation/val": see data/sources.py
         "eval": "",
         "classes": (),  # of a `folder`, as the lines of its classes.txt; empty: what the folder says
+        "first_id": 0,  # the id of a folder's first class in its masks
+        "held_out": (),  # digests of the names that were drawn for val, of a `folder` without lists; set by the run
+        "exif": "apply",  # or "ignore": a photograph's orientation, where a folder's mask fits both ways
+        "white": 0,  # the value of white in images of more than 8 bits; 0: what the file states or holds
         "size": 512,  # training images are cropped and padded to size x size
         "flip": True,  # left and right, every second time; the paper's only augmentation
         "scale": (1.0, 1.0),  # the range of a random factor; beyond the paper, as the next two

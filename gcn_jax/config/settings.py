@@ -53,8 +53,8 @@ def cache_dir(config: ml_collections.ConfigDict) -> pathlib.Path:
 
 def datasets(config: ml_collections.ConfigDict) -> Datasets:
     """Which data a run takes, and from where."""
-    data = config.data
-    return Datasets(data.train, data.eval, tuple(data.classes), config.data_dir, cache_dir(config), config.seed)
+    others = {"data_dir": config.data_dir, "cache_dir": cache_dir(config), "seed": config.seed}
+    return _of_group(Datasets, config.data, **others)
 
 
 def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:

@@ -1,11 +1,12 @@
-"""`folder`: the user's own images and masks, read in place.
+"""`folder`: the user's own images and masks, read in place; `layout` says which forms of a folder are found.
 
     DIR/images/NAME.jpg     any image format, turned upright by its EXIF orientation; may lie in folders of their own
-    DIR/masks/NAME.png      class ids as grey values (8 or 16 bits) or palette indices, or colours; 255 is void
+    DIR/masks/NAME.png      class ids as grey values or palette indices, or colours; 255 is void
     DIR/train.txt, val.txt  NAMEs, one per line. If there is only one list, all other images are the other split. If
                             there is none, a fifth of the images, drawn with config.seed, are val.
     DIR/classes.txt         one class per line, in the order of their ids: "road", or with its colour "road 128 64 128".
-                            A line "void R G B" gives void's colour. Without the file the masks are searched for ids.
+                            Lines "void R G B" and "void N" give void's colour and an id that is void. Without the file
+                            the masks are searched for ids.
 
 Before the first use each pair of files is read and checked; later starts only list the files.
 """
@@ -16,68 +17,45 @@ import os
 import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from gcn_jax.console import bar
+from gcn_jax.console import bar, say
+from gcn_jax.data import layout, splits
 from gcn_jax.data.builders.archives import Folder
-from gcn_jax.data.images import IMAGE_SUFFIXES, MAX_CLASSES, NO_CLASS, check_same_size, decode_image, decode_label
-from gcn_jax.data.specs import VOID, ClassSpec, DatasetSpec, voc_colors
+from gcn_jax.data.class_files import canonical_lines
+from gcn_jax.data.images import decode_image, orientation, white_of
+from gcn_jax.data.legend import MAX_CLASSES, NO_CLASS, Legend, Pair, parse_classes
+from gcn_jax.data.masks import check_same_size, read_mask
+from gcn_jax.data.samples import Sample
+from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 from gcn_jax.files import write_json
 
 NAME = "folder"
 SPLITS = ("train", "val")
-_VAL_FRACTION = 0.2
 
 
-def parse_classes(lines: Sequence[str], origin: str = "classes.txt") -> tuple[DatasetSpec, np.ndarray | None]:
-    """Parses the lines of a classes.txt; empty lines and lines that start with # are skipped.
+@dataclass(frozen=True)
+class Survey:
+    """What the files of a folder hold.
 
-    Args:
-      lines: "name" or "name R G B" (or with commas), one per class, in the order of their ids.
-      origin: where the lines come from, for messages.
-
-    Returns:
-      The label space; and a table with the label of each colour, as `decode_label` needs it for masks in colours, or
-      None if no line has a colour. In pictures, classes without a colour get VOC's colours.
-
-    Raises:
-      UserError: naming the line that is wrong.
+    Attributes:
+      pixels: for each kind of mask the number of pixels of each pair in each of `SPLITS`.
+      examples: for each kind the name of an image whose mask holds the pair.
+      stored: names of the images whose masks fit only the photograph as it is stored, not turned by EXIF.
+      either: names of those that EXIF turns and whose masks fit both ways.
+      white: the largest value of white of images of more than 8 bits; 0 if there is none.
     """
-    classes: list[ClassSpec] = []
-    void_color = DatasetSpec.void_color
-    stated: dict[tuple[int, int, int], int] = {}
-    palette = list(voc_colors())
-    for number, line in enumerate(lines, 1):
-        words = line.replace(",", " ").split()
-        if not words or words[0].startswith("#"):
-            continue
-        numbers = words[-3:] if len(words) > 3 and all(word.isdecimal() for word in words[-3:]) else []
-        name = " ".join(words[: len(words) - len(numbers)])
-        red, green, blue = map(int, numbers) if numbers else palette[len(classes) % 256]
-        color = red, green, blue
-        if max(color) > 255:
-            raise UserError(f"{origin}, line {number}: colour {' '.join(numbers)} is not of 0-255")
-        if (numbers and color in stated) or name in (c.name for c in classes):
-            raise UserError(f"{origin}, line {number}: {line.strip()!r} repeats the name or colour of another class")
-        if name == "void":
-            class_id, void_color = VOID, color
-        else:
-            class_id = len(classes)
-            classes.append(ClassSpec(name, color))
-        if numbers:
-            stated[color] = class_id
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        raise UserError(f"{origin}: {len(classes)} classes; there must be 2 to {MAX_CLASSES}")
-    colors = None
-    if stated:
-        colors = np.full(2**24, NO_CLASS, np.uint8)
-        stated.setdefault(void_color, VOID)
-        for (red, green, blue), class_id in stated.items():
-            colors[red << 16 | green << 8 | blue] = class_id
-    return DatasetSpec(NAME, tuple(classes), void_color), colors
+
+    pixels: dict[str, dict[Pair, list[int]]]
+    examples: dict[str, dict[Pair, str]]
+    stored: list[str]
+    either: list[str]
+    white: int
 
 
 class LabelledFolder:
@@ -87,150 +65,215 @@ class LabelledFolder:
       data_dir: the folder.
       cache_dir: where the results of the survey are kept.
       seed: for the random split of a folder that holds no lists.
+      held_out: what was drawn for val before, see `splits.draw`.
 
     Raises:
       UserError: naming the folder, the file or the line that is wrong.
     """
 
-    def __init__(self, data_dir: str, cache_dir: pathlib.Path, seed: int):
+    def __init__(self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = ()):
         if not data_dir:
             raise UserError("config.data_dir is empty: set it to the folder that holds images/ and masks/")
         self.root = pathlib.Path(data_dir).expanduser()
         self.files = Folder(self.root)
-        self._seed, self._cache = seed, cache_dir / "folders"
-        for part in ("images", "masks"):
-            if not (self.root / part).is_dir():
-                raise UserError(f"config.data_dir={data_dir}: holds no folder {part}/")
+        self._seed, self._held_out, self._cache = seed, held_out, cache_dir / "folders"
+        self._layout = layout.find(self.root)
+        self.pairs = self._layout.pairs
 
     @cached_property
-    def pairs(self) -> dict[str, tuple[str, str]]:
-        """The paths of each name's image and mask, relative to the folder; sorted by name."""
-        images, masks = self._by_name("images"), self._by_name("masks")
-        if not images:
-            raise UserError(f"{self.root / 'images'}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        for name in sorted(images.keys() ^ masks.keys()):
-            if name in images:
-                raise UserError(f"{self.root / images[name]}: has no mask; expected masks/{name}.png")
-            raise UserError(f"{self.root / masks[name]}: has no image; expected images/{name}.jpg or the like")
-        return {name: (images[name], masks[name]) for name in images}
+    def is_drawn(self) -> bool:
+        """Whether neither lists nor folders say which images are for evaluation, so that a part is drawn."""
+        return not self._lists and len(self._layout.by_folder) < 2
 
-    def _by_name(self, part: str) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for path in map(pathlib.PurePosixPath, self.files.names(part)):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                name = path.relative_to(part).with_suffix("").as_posix()
-                if name in found:
-                    raise UserError(f"{self.root / path}: {found[name]} has the same name; rename or remove one")
-                found[name] = str(path)
-        return found
+    @cached_property
+    def _lists(self) -> dict[str, list[str]]:
+        found = {split: layout.listed(self.root, split, self.pairs) for split in SPLITS}
+        return {split: names for split, names in found.items() if names is not None}
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
         """The names of the images in each split."""
-        lists = {split: self._listed(split) for split in SPLITS if (self.root / f"{split}.txt").is_file()}
-        if not lists:
-            order = np.random.default_rng(self._seed).permutation(sorted(self.pairs)).tolist()
-            count = max(1, round(_VAL_FRACTION * len(order)))
-            lists = {"val": sorted(order[:count]), "train": sorted(order[count:])}
+        found = dict(self._lists)
+        if self.is_drawn:
+            found = splits.draw(self.pairs, self._seed, self._held_out)
+        elif not found:
+            found = dict(self._layout.by_folder)
         for split, other in (SPLITS, SPLITS[::-1]):
-            if split not in lists:
-                lists[split] = sorted(self.pairs.keys() - set(lists[other]))
-            if not lists[split]:
+            if split not in found:
+                found[split] = sorted(self.pairs.keys() - set(found[other]))
+            if not found[split]:
                 raise UserError(f"config.data_dir={self.root}: no image is left for {split} ({len(self.pairs)} in all)")
-        return lists
-
-    def _listed(self, split: str) -> list[str]:
-        path = self.root / f"{split}.txt"
-        names = []
-        for number, line in enumerate(self.files.read(path.name).decode(errors="replace").splitlines(), 1):
-            name = line.strip().removeprefix("images/")
-            if not name:
-                continue
-            if name not in self.pairs:
-                name = str(pathlib.PurePosixPath(name).with_suffix(""))
-            if name not in self.pairs:
-                raise UserError(f"{path}, line {number}: {line.strip()!r} has no file in {self.root / 'images'}")
-            names.append(name)
-        if not names:
-            raise UserError(f"{path}: is empty")
-        return list(dict.fromkeys(names))
+        return found
 
     @property
     def has_classes_file(self) -> bool:
-        """Whether there is a classes.txt."""
-        return (self.root / "classes.txt").is_file()
+        """Whether there is a list of classes."""
+        return self._layout.class_file is not None
 
-    def class_lines(self) -> tuple[str, ...]:
-        """The lines of classes.txt; without that file, made-up names for the ids that the masks hold."""
-        if self.has_classes_file:
-            path = self.root / "classes.txt"
-            lines = self.files.read(path.name).decode(errors="replace").splitlines()
-            parse_classes(lines, str(path))
-            return tuple(line.strip() for line in lines)
-        num_classes = self.survey(MAX_CLASSES, None)["largest"][0] + 1
-        if num_classes < 2:
+    @property
+    def class_file(self) -> str:
+        """The name of the list of classes; what it would be if there is none."""
+        return str(self._layout.class_file.relative_to(self.root)) if self._layout.class_file else "classes.txt"
+
+    def class_lines(self, first_id: int = 0) -> tuple[str, ...]:
+        """The classes as `parse_classes` takes them; without a list of classes, made-up names for the masks' ids."""
+        if path := self._layout.class_file:
+            lines = canonical_lines(path.read_bytes(), str(path))
+            parse_classes(lines, str(path), first_id)
+            return lines
+        pairs = {kind: list(found) for kind, found in self.survey.pixels.items()}
+        ids = {value for found in pairs.values() for value, _ in found if value not in (-1, VOID, 65535)}
+        last = max(ids, default=0)
+        if all(value < 0 for found in pairs.values() for value, _ in found) or last - first_id >= MAX_CLASSES:
+            self._check(parse_classes([f"class {i}" for i in range(MAX_CLASSES)], first_id=first_id))
+        if last - first_id < 1:
+            masks = self.root / layout.common(mask for _, mask in self.pairs.values())
             raise UserError(
-                f"{self.root / 'masks'}: the masks hold no id but 0 and {VOID}, which is void; class ids must be 0, 1, "
-                f"2, ... (or write classes.txt with a colour for each class, and colour the masks so)"
+                f"{masks}: the masks hold no id but {last} and {VOID}, which is void; class ids must be 0, 1, 2, ... "
+                f"(or write classes.txt with a colour for each class: 'background 0 0 0' and 'person 255 255 255')"
             )
-        return tuple(f"class {i}" for i in range(num_classes))
+        return tuple(f"class {i}" for i in range(first_id, last + 1))
 
-    def survey(self, num_classes: int, colors: np.ndarray | None) -> dict:
-        """Reads and checks all images and masks, with a progress bar, and keeps what was found for the next time.
-
-        Args:
-          num_classes: ids must be below it.
-          colors: from `parse_classes`.
-
-        Returns:
-          "pixels": for each split the number of pixels of each label value, 256 numbers. "largest": the largest id, and
-          the name of a mask that holds it.
+    @cached_property
+    def survey(self) -> Survey:
+        """What all images and masks hold; they are read with a progress bar, and what is found is kept on disk.
 
         Raises:
           UserError: naming the first bad file.
         """
         names = [name for split in SPLITS for name in self.splits[split]]
         stamps = self.files.stamps(lambda: (path for name in names for path in self.pairs[name]))
-        key = [*self.splits.items(), *stamps, None if colors is None else hashlib.sha256(colors.tobytes()).hexdigest()]
-        path = self._cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-        if path.is_file():
-            found = json.loads(path.read_text())
-        else:
-            found = self._survey(colors)
+        digest = hashlib.sha256(json.dumps([*self.splits.items(), *stamps]).encode())
+        path = self._cache / f"{digest.hexdigest()[:16]}.json"
+        if not path.is_file():
+            found = self._survey()
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, found)
             except OSError as error:
                 raise UserError(f"config.cache_dir: {path} cannot be written ({error.strerror})") from error
-        largest, name = found["largest"]
-        if largest >= num_classes:
-            self.label(name, num_classes, colors)
-        return found
+        return _of_json(json.loads(path.read_text(encoding="utf-8")))
 
-    def _survey(self, colors: np.ndarray | None) -> dict:
-        def check(name: str) -> np.ndarray:
-            label = self.label(name, MAX_CLASSES, colors)
-            check_same_size(self.image(name), label, str(self.root / self.pairs[name][1]))
-            return np.bincount(label.reshape(-1), minlength=256)
-
-        pixels, largest = {}, (0, "")
+    def _survey(self) -> dict[str, Any]:
+        masks: dict[str, dict[Pair, list[Any]]] = {}
+        turns: dict[str, list[str]] = {"stored": [], "either": []}
+        white = 0
         total = sum(map(len, self.splits.values()))
         with ThreadPoolExecutor(os.cpu_count()) as pool, bar("checking images and masks", total, "pair") as progress:
-            for split, names in self.splits.items():
-                counts = np.zeros(256, np.int64)
-                for name, found in zip(names, pool.map(check, names), strict=True):
-                    counts += found
-                    largest = max(largest, (int(np.flatnonzero(found[:MAX_CLASSES]).max(initial=0)), name))
+            for place, split in enumerate(SPLITS):
+                names = self.splits[split]
+                for name, (kind, counts, turn, own_white) in zip(names, pool.map(self._read, names), strict=True):
+                    for pair, number in counts.items():
+                        masks.setdefault(kind, {}).setdefault(pair, [0, 0, name])[place] += number
+                    if turn:
+                        turns[turn].append(name)
+                    white = max(white, own_white)
                     progress.update()
-                pixels[split] = counts.tolist()
-        return {"pixels": pixels, "largest": largest}
+        rows = {kind: [[*pair, *row] for pair, row in found.items()] for kind, found in masks.items()}
+        return {"masks": rows, **turns, "white": white}
 
-    def image(self, name: str) -> np.ndarray:
-        """Reads an image, uint8 [H, W, 3]."""
+    def _read(self, name: str) -> tuple[str, dict[Pair, int], str, int]:
+        """The kind of an image's mask, its pairs, "stored" or "either" (see `Survey`), and the image's white."""
+        image_path, mask_path = (str(self.root / path) for path in self.pairs[name])
+        mask = read_mask(self.files.read(self.pairs[name][1]), mask_path)
+        data = self.files.read(self.pairs[name][0])
+        image, turn = decode_image(data, image_path), ""
+        if (turned := orientation(data, image_path)) != 1:
+            stored = image.shape[1::-1] if turned >= 5 else image.shape[:2]
+            if stored == mask.values.shape:
+                turn = "either" if image.shape[:2] == mask.values.shape else "stored"
+        if turn != "stored":
+            check_same_size(image, mask.values, mask_path)
+        return mask.kind, mask.counts(mask_path), turn, white_of(data, image_path)
+
+    def read_classes(self, legend: Legend) -> dict[str, bool]:
+        """For each kind of mask, whether colours count in it or ids; see `Legend.is_by_color`.
+
+        Raises:
+          UserError: naming a mask that holds a value or colour of no class, or one that contradicts the classes.
+        """
+        found = {}
+        for kind, examples in self.survey.examples.items():
+            paths = {pair: str(self.root / self.pairs[name][1]) for pair, name in examples.items()}
+            found[kind] = legend.is_by_color(kind, paths)
+        self._check(legend, found)
+        return found
+
+    def _check(self, legend: Legend, by_color: dict[str, bool] | None = None) -> None:
+        for kind, examples in self.survey.examples.items():
+            is_by_color = bool(by_color and by_color[kind])
+            for pair, name in examples.items():
+                if legend.labels(*(np.array([value]) for value in pair), by_color=is_by_color)[0] == NO_CLASS:
+                    self.label(name, legend, {kind: is_by_color})
+
+    def pixels(self, split: str, legend: Legend, by_color: dict[str, bool]) -> np.ndarray:
+        """The number of pixels of each label value in a split, int64 [256]."""
+        counts = np.zeros(256, np.int64)
+        for kind, found in self.survey.pixels.items():
+            ids, colors = np.array(list(found)).T
+            labels = legend.labels(ids, colors, by_color=by_color[kind])
+            np.add.at(counts, labels, [row[SPLITS.index(split)] for row in found.values()])
+        return counts
+
+    def image(self, name: str, white: int = 0, turned: bool = True) -> np.ndarray:
+        """Reads an image, uint8 [H, W, 3]; white and turned are as in `decode_image`."""
         path = self.pairs[name][0]
-        return decode_image(self.files.read(path), str(self.root / path))
+        return decode_image(self.files.read(path), str(self.root / path), white=white, turned=turned)
 
-    def label(self, name: str, num_classes: int, colors: np.ndarray | None) -> np.ndarray:
-        """Reads a mask as labels, uint8 [H, W]; num_classes and colors are as in `decode_label`."""
+    def label(self, name: str, legend: Legend, by_color: dict[str, bool]) -> np.ndarray:
+        """Reads a mask as labels, uint8 [H, W]; by_color is as `read_classes` returns it."""
         path = self.pairs[name][1]
-        return decode_label(self.files.read(path), str(self.root / path), num_classes, colors)
+        mask = read_mask(self.files.read(path), str(self.root / path))
+        return mask.labels(legend, by_color.get(mask.kind, mask.kind == "RGB"), str(self.root / path))
+
+
+def _of_json(found: dict[str, Any]) -> Survey:
+    pixels, examples = {}, {}
+    for kind, rows in found["masks"].items():
+        pixels[kind] = {(value, color): [train, val] for value, color, train, val, _ in rows}
+        examples[kind] = {(value, color): name for value, color, _, _, name in rows}
+    return Survey(pixels, examples, found["stored"], found["either"], found["white"])
+
+
+class FolderSource:
+    """A split of the user's own folder, read in place.
+
+    Args:
+      folder: of images and masks.
+      split: one of `SPLITS`.
+      legend: the meaning of the masks' values.
+      exif: "apply" or "ignore": whether the orientation counts for photographs whose masks fit both ways.
+      white: as in `decode_image`; 0: what the folder holds.
+    """
+
+    def __init__(self, folder: LabelledFolder, split: str, legend: Legend, exif: str, white: int):
+        self._folder, self._legend = folder, legend
+        self._by_color = folder.read_classes(legend)
+        self._pixels = folder.pixels(split, legend, self._by_color)
+        self.image_ids: Sequence[str] = folder.splits[split]
+        survey = folder.survey
+        self._white = white or survey.white
+        self._unturned = set(survey.stored) | (set(survey.either) if exif == "ignore" else set())
+        self._tell(split, exif)
+
+    def _tell(self, split: str, exif: str) -> None:
+        survey, own = self._folder.survey, set(self.image_ids)
+        if count := len(own.intersection(survey.stored)):
+            say(f"{NAME}/{split}: {count} photographs are not turned by EXIF, since their masks fit only as stored")
+        if count := len(own.intersection(survey.either)):
+            how = "turned (or --config.data.exif=ignore)" if exif == "apply" else "not turned (config.data.exif)"
+            say(f"warning: {NAME}/{split}: masks of {count} photographs fit with EXIF's orientation and without: {how}")
+        if survey.white:
+            say(f"{NAME}/{split}: in images of more than 8 bits, {self._white} is white (config.data.white)")
+
+    def pixels(self) -> np.ndarray:
+        return self._pixels
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        name = self.image_ids[int(index)]
+        label = self._folder.label(name, self._legend, self._by_color)
+        image = self._folder.image(name, self._white, name not in self._unturned)
+        return {"image": image, "label": label, "image_id": name}

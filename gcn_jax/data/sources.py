@@ -5,23 +5,27 @@ the third. Two images are the same if they have the same id. An image that sever
 from the first of them.
 """
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from gcn_jax.console import say
 from gcn_jax.data import folder, shapes
 from gcn_jax.data.builders.base import SegmentationBuilder
 from gcn_jax.data.builders.cityscapes import Cityscapes
 from gcn_jax.data.builders.coco import CocoVoc
 from gcn_jax.data.builders.voc import Sbd, VocSegmentation
-from gcn_jax.data.images import decode_image, decode_own_label
+from gcn_jax.data.images import decode_image
+from gcn_jax.data.legend import Legend, parse_classes
+from gcn_jax.data.masks import decode_own_label
 from gcn_jax.data.samples import Sample, Selection, Source, Split
-from gcn_jax.data.specs import SHAPES, DatasetSpec
+from gcn_jax.data.specs import SHAPES, VOID, DatasetSpec
 from gcn_jax.errors import UserError
 
 BUILDERS: dict[str, type[SegmentationBuilder]] = {b.name: b for b in (VocSegmentation, Sbd, CocoVoc, Cityscapes)}
@@ -43,7 +47,11 @@ class Datasets:
       classes: the classes of a `folder`, as the lines of its classes.txt.
       data_dir: where the official files are; empty: they are downloaded.
       cache_dir: for downloads and prepared records.
-      seed: for the random split of a `folder` that holds no lists.
+      seed: for the random split of a `folder` that holds no lists, and
+      held_out: what that was when the run was started, see `gcn_jax.data.splits.draw`.
+      first_id: the id of the first class in a folder's masks.
+      exif: "apply" or "ignore": whether a photograph's EXIF orientation counts where its mask fits both ways.
+      white: the value of white in images of more than 8 bits; 0: what the files state or hold.
     """
 
     train: str
@@ -52,6 +60,10 @@ class Datasets:
     data_dir: str
     cache_dir: pathlib.Path
     seed: int
+    held_out: tuple[str, ...] = ()
+    first_id: int = 0
+    exif: str = "apply"
+    white: int = 0
 
 
 class ShapesSource:
@@ -113,28 +125,6 @@ class RecordSource:
         }
 
 
-class FolderSource:
-    """A split of the user's own folder, read in place."""
-
-    def __init__(self, labelled: folder.LabelledFolder, split: str, class_lines: Sequence[str]):
-        spec, self._colors = folder.parse_classes(class_lines)
-        self._num_classes = spec.num_classes
-        self._folder = labelled
-        self._pixels = labelled.survey(spec.num_classes, self._colors)["pixels"][split]
-        self.image_ids: Sequence[str] = labelled.splits[split]
-
-    def pixels(self) -> np.ndarray:
-        return np.array(self._pixels)
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        name = self.image_ids[int(index)]
-        label = self._folder.label(name, self._num_classes, self._colors)
-        return {"image": self._folder.image(name), "label": label, "image_id": name}
-
-
 class Part(NamedTuple):
     """A term of an expression.
 
@@ -181,7 +171,11 @@ def spec_of(name: str, data: Datasets) -> DatasetSpec:
     """The label space of a data set; for a folder, ``data.classes`` tells it."""
     if name in BUILDERS:
         return BUILDERS[name].SPEC
-    return SHAPES if name == "shapes" else folder.parse_classes(data.classes, "config.data.classes")[0]
+    return SHAPES if name == "shapes" else _legend(data).spec
+
+
+def _legend(data: Datasets) -> Legend:
+    return parse_classes(data.classes, "config.data.classes", data.first_id)
 
 
 def spec_from(data: Datasets) -> DatasetSpec:
@@ -202,7 +196,7 @@ def uses_folder(data: Datasets) -> bool:
 
 def open_folder(data: Datasets) -> folder.LabelledFolder:
     """Opens the user's own folder; raises `UserError` if it holds no images/ or masks/."""
-    return folder.LabelledFolder(data.data_dir, data.cache_dir, data.seed)
+    return folder.LabelledFolder(data.data_dir, data.cache_dir, data.seed, data.held_out)
 
 
 def open_part(name: str, split: str, data: Datasets) -> Split:
@@ -210,7 +204,9 @@ def open_part(name: str, split: str, data: Datasets) -> Split:
     if name == "shapes":
         return ShapesSource(split)
     if name == folder.NAME:
-        return FolderSource(open_folder(data), split, data.classes)
+        labelled = open_folder(data)
+        legend = dataclasses.replace(_legend(data), origin=labelled.class_file)
+        return folder.FolderSource(labelled, split, legend, data.exif, data.white)
     builder = BUILDERS[name](split, data.data_dir, data.cache_dir)
     builder.prepare()
     return RecordSource(builder)
@@ -226,8 +222,12 @@ def open_source(key: str, data: Datasets) -> Source:
     Raises:
       UserError: naming the config key or the file, if the data are missing or damaged.
     """
+    return _joined(key, data, [open_part(part.name, part.split, data) for part in parse(key, data)])
+
+
+def _joined(key: str, data: Datasets, sources: Sequence[Split]) -> Source:
+    """The samples that an expression names, of the opened splits of its parts."""
     parts = parse(key, data)
-    sources = [open_part(part.name, part.split, data) for part in parts]
     if len(parts) == 1 and not parts[0].is_removed:
         return sources[0]
     removed = {i for part, source in zip(parts, sources, strict=True) if part.is_removed for i in source.image_ids}
@@ -242,13 +242,28 @@ def open_source(key: str, data: Datasets) -> Source:
     return Selection(sources, list(chosen.values()))
 
 
-def open_sources(data: Datasets) -> tuple[Source, Source]:
-    """Opens the data to train on and those to evaluate on.
+def open_splits(data: Datasets) -> dict[str, Split]:
+    """Opens all splits that the expressions name, such as "sbd/train"; prepares their records first."""
+    parts = dict.fromkeys((part.name, part.split) for key in ("train", "eval") for part in parse(key, data))
+    return {f"{name}/{split}": open_part(name, split, data) for name, split in parts}
+
+
+def open_sources(data: Datasets, splits: Mapping[str, Split] | None = None) -> tuple[Source, Source]:
+    """Opens the data to train on and those to evaluate on; tells of classes that the former do not hold.
+
+    Args:
+      data: that holds the expressions.
+      splits: of `open_splits`, if that was called before.
 
     Raises:
-      UserError: as `open_source` does; also if an image to evaluate on is among those to train on.
+      UserError: as `open_source` does; also if an image to evaluate on is among those to train on, or there is nothing
+        to tell apart in the masks to train on.
     """
-    train, evaluation = open_source("train", data), open_source("eval", data)
+    splits = splits or open_splits(data)
+    train, evaluation = (
+        _joined(key, data, [splits[f"{part.name}/{part.split}"] for part in parse(key, data)])
+        for key in ("train", "eval")
+    )
     shared = sorted(set(train.image_ids) & set(evaluation.image_ids))
     if shared:
         removed = data.eval.replace("+", "-")
@@ -256,4 +271,26 @@ def open_sources(data: Datasets) -> tuple[Source, Source]:
             f"config.data.train={data.train!r} holds {len(shared)} image(s) of config.data.eval, such as "
             f"{shared[0]}; take them out: --config.data.train={data.train}-{removed}"
         )
+    _check_classes(data, splits)
     return train, evaluation
+
+
+def _check_classes(data: Datasets, splits: Mapping[str, Split]) -> None:
+    """Tells of classes without a pixel to learn from; raises `UserError` if only one class has any."""
+    parts = [part for part in parse("train", data) if not part.is_removed]
+    if any(part.name == "shapes" for part in parts):  # drawn with all its classes; to count them takes seconds
+        return
+    pixels = sum((splits[f"{part.name}/{part.split}"].pixels() for part in parts), np.zeros(256, np.int64))
+    names = spec_of(parts[0].name, data).class_names
+    absent = [name for name, number in zip(names, pixels, strict=False) if not number]
+    if len(absent) > len(names) - 2:
+        held = next((name for name in names if name not in absent), "no class")
+        advice = ""
+        if pixels[VOID] and len(names) > 1:
+            advice = (
+                f"; 255 is void unless classes.txt gives white to a class: write '{names[0]} 0 0 0' and "
+                f"'{names[1]} 255 255 255' if 255 is {names[1]}, or save the masks with ids 0, 1, 2, ..."
+            )
+        raise UserError(f"config.data.train={data.train!r}: its masks hold {held} and void alone{advice}")
+    if absent:
+        say(f"warning: no pixel to learn from, in config.data.train={data.train}, for: {', '.join(absent)}")

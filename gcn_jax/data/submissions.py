@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from gcn_jax.data.images import encode_label
+from gcn_jax.data.masks import encode_label
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_RAW_IDS, VOC, DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.files import written_whole

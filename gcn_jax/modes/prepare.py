@@ -9,7 +9,7 @@ from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.pictures import contact_sheet, save_picture
-from gcn_jax.data.sources import open_part, open_sources, parse, spec_from
+from gcn_jax.data.sources import open_sources, open_splits, spec_from
 from gcn_jax.data.specs import VOID, DatasetSpec
 from gcn_jax.files import RunFile, make_workdir, written_whole
 from gcn_jax.tables import table
@@ -26,16 +26,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     make_workdir(workdir)
     data = settings.datasets(config)
     spec = spec_from(data)
-    counts = {}
-    for part in dict.fromkeys((p.name, p.split) for key in ("train", "eval") for p in parse(key, data)):
-        source = open_part(*part, data)
-        counts["/".join(part)] = (len(source), source.pixels())
-    print(count_table(counts, spec))
-    trained = np.sum([counts[f"{p.name}/{p.split}"][1] for p in parse("train", data) if not p.is_removed], axis=0)
-    absent = [name for name, number in zip(spec.class_names, trained, strict=False) if not number]
-    if absent:
-        say(f"no pixel to learn from: {', '.join(absent)}")
-    train, evaluation = open_sources(data)
+    splits = open_splits(data)
+    print(count_table({name: (len(split), split.pixels()) for name, split in splits.items()}, spec))
+    train, evaluation = open_sources(data, splits)
     say(f"training: {len(train)} images of {config.data.train}")
     say(f"evaluation: {len(evaluation)} images of {config.data.eval}")
 

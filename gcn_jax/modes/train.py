@@ -23,9 +23,10 @@ from gcn_jax.errors import TrainingError, UserError
 from gcn_jax.evaluation.counts import SCORES
 from gcn_jax.evaluation.evaluator import Evaluator
 from gcn_jax.evaluation.result import as_json, score_table
-from gcn_jax.files import RunFile, make_workdir
+from gcn_jax.files import RunFile, make_workdir, write_json
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
+from gcn_jax.modes.run_images import check_unseen, keep_split, settle_folder
 from gcn_jax.modes.start_weights import check_start, start_weights, with_own_statistics
 from gcn_jax.runtime import agreement
 from gcn_jax.runtime.mesh import check_divides, gather, local_mesh, make_mesh, put_batch, read_share, replicated
@@ -68,18 +69,24 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile_steps:
 
 @dataclass(frozen=True)
 class Start:
-    """What a training starts with: its devices, its data, and its state if no checkpoint is there."""
+    """What a training starts with: its devices, its data, and its state if no checkpoint is there.
+
+    Attributes:
+      images: what to write to ``images.json``.
+    """
 
     mesh: Mesh
     recipe: Recipe
     state: TrainState
     train_source: Source
     eval_source: Source
+    images: dict[str, list[str]]
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
     """Checks all that can be checked, in all processes alike, and makes what the training starts with."""
     with agreement.agreed(agreement.of_config(config)):
+        keep_split(config, workdir)
         mesh = make_mesh(config.mesh.data, config.mesh.space)
         check_divides(mesh, settings.batch_sizes(config), config.data.size)
         was_resumed = bool(saved_steps(workdir))
@@ -97,6 +104,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
             variables = start_weights(config, variables)
         make_workdir(workdir)
         train_source, eval_source = open_sources(data)
+        settle_folder(config)
+        images = check_unseen(workdir, train_source, eval_source, is_resumed=is_resumed)
         found.update(agreement.of_data(data, train_source, eval_source))
     agreement.check_shared(workdir)
     say(f"training on {len(train_source)} images of {data.train}")
@@ -106,7 +115,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
         variables = with_own_statistics(config, recipe, variables, train_source, mesh)
     state = jax.device_put(init_state(variables, recipe), replicated(mesh))
     say(f"{parameter_overview.count_parameters(state.params):,} parameters")
-    return Start(mesh, recipe, state, train_source, eval_source)
+    return Start(mesh, recipe, state, train_source, eval_source, images)
 
 
 def train(
@@ -138,6 +147,7 @@ def train(
         say(f"resuming from step {int(state.step)} of {workdir}")
     if jax.process_index() == 0:
         saved_config.save(config, workdir)
+        write_json(workdir / RunFile.IMAGES, start.images)
     first, train_step = int(state.step), jit_train_step(start.recipe, mesh)
     due = Due(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
     with (

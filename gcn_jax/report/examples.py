@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gcn_jax.data.images import encode_label
+from gcn_jax.data.masks import encode_label
 from gcn_jax.data.specs import VOID, ClassSpec, DatasetSpec
 from gcn_jax.report.values import data_uri
 

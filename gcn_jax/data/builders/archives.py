@@ -38,6 +38,11 @@ class Files(ABC):
         """Yields texts that change when the files do (size and time): one per name, or one for a whole archive."""
 
 
+def is_junk(path: str) -> bool:
+    """Whether a path is hidden."""
+    return any(part.startswith(".") for part in path.split("/"))
+
+
 def _leaves(name: str) -> bool:
     """Whether a relative name points outside the folder that it starts from."""
     return name.startswith("/") or ".." in name.split("/")
@@ -61,7 +66,8 @@ class Folder(Files):
         start = self._root / below if below else self._root
         walk = os.walk(start, followlinks=True)
         found = (pathlib.Path(folder, file) for folder, _, files in walk for file in files)
-        return sorted(path.relative_to(self._root).as_posix() for path in found)
+        names = (path.relative_to(self._root).as_posix() for path in found)
+        return sorted(name for name in names if not is_junk(name))
 
     def describe(self, name: str) -> str:
         return str(self._root / name)

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gcn_jax.console import bar
-from gcn_jax.data.images import check_label_values, check_same_size, decode_image, encode_label
+from gcn_jax.data.images import decode_image
+from gcn_jax.data.masks import check_label_values, check_same_size, encode_label
 from gcn_jax.data.specs import VOID, DatasetSpec
 from gcn_jax.errors import UserError
 

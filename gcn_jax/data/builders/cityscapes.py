@@ -6,7 +6,7 @@ from functools import cached_property
 
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
 from gcn_jax.data.builders.official import Archive, find
-from gcn_jax.data.images import decode_label
+from gcn_jax.data.masks import decode_ids
 from gcn_jax.data.specs import CITYSCAPES, CITYSCAPES_TRAIN_IDS
 from gcn_jax.errors import UserError
 
@@ -66,7 +66,7 @@ class Cityscapes(SegmentationBuilder):
         if not self.has_truth(self.split):
             return Example(self._images.read(image), None, self._images.describe(image), "")
         label_name = self._labels.describe(label)
-        label_ids = CITYSCAPES_TRAIN_IDS[decode_label(self._labels.read(label), label_name, 256)]
+        label_ids = CITYSCAPES_TRAIN_IDS[decode_ids(self._labels.read(label), label_name, 256)]
         return Example(self._images.read(image), label_ids, self._images.describe(image), label_name)
 
     def describe(self) -> str:

@@ -11,8 +11,10 @@ import scipy.io
 from gcn_jax.data.builders.archives import Files
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
 from gcn_jax.data.builders.official import Archive, find
-from gcn_jax.data.images import decode_label
+from gcn_jax.data.legend import legend_of
+from gcn_jax.data.masks import decode_ids
 from gcn_jax.data.specs import VOC
+from gcn_jax.data.texts import read_lines
 from gcn_jax.errors import UserError
 
 TRAINVAL = Archive(
@@ -31,6 +33,9 @@ SBD = Archive(
 )
 
 
+_LEGEND = legend_of(VOC)
+
+
 class _Listed(SegmentationBuilder):
     """A split whose images are listed, by their ids, in a text file."""
 
@@ -46,7 +51,9 @@ class _Listed(SegmentationBuilder):
         """Decodes a label file to uint8 [H, W]; name is for messages."""
 
     def image_ids(self) -> list[str]:
-        return self._files.read(self._list).decode().split()
+        name = self._files.describe(self._list)
+        lines = read_lines(self._files.read(self._list), name, are_names=True)
+        return list(dict.fromkeys(_id_of(line.split()[0]) for line in lines if line))
 
     def stamps(self) -> Iterator[str]:
         def names() -> Iterable[str]:
@@ -64,6 +71,11 @@ class _Listed(SegmentationBuilder):
 
     def describe(self) -> str:
         return self._files.describe(self._list)
+
+
+def _id_of(path: str) -> str:
+    """An image's id in a line of a list, which may be the path of its file."""
+    return pathlib.PurePosixPath(path.replace("\\", "/")).name.partition(".")[0]
 
 
 class VocSegmentation(_Listed):
@@ -85,7 +97,7 @@ class VocSegmentation(_Listed):
         return f"JPEGImages/{image_id}.jpg", f"SegmentationClass/{image_id}.png"
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        return decode_label(data, name, self.SPEC.num_classes)
+        return decode_ids(data, name, self.SPEC.num_classes, _LEGEND)
 
 
 class Sbd(_Listed):
