@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ MASKS = ("masks", "SegmentationClassPNG", "SegmentationClass", "masks_machine", 
 ENDINGS = ("", "_mask", "_label", "_labelIds", "_masks", "_labels", "_seg", "_gt", "_L")
 # Names of folders that are splits. Those of a test split are left alone.
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": ""}
+# Two paths in a line of a list: of an image and of its mask.
+_COLUMNS = re.compile(r"(.+\.\w{3,4}) *[ ,;\t] *(\S.*\.\w{3,4})")
 _LISTS = ("{}.txt", "ImageSets/Segmentation/{}.txt")
 
 
@@ -144,12 +147,11 @@ def listed(root: pathlib.Path, split: str, pairs: dict[str, tuple[str, str]]) ->
         if not line:
             continue
         where = f"{path}, line {number}"
-        first, *others = line.replace(",", " ").split()
-        name = _resolve(line, known)
-        if name is None and len(others) == 1:
-            name = _resolve(first, known)
-            if name is not None and not _stem(others[0]).startswith(_stem(first)):
-                raise UserError(f"{where}: {others[0]!r} is not the mask of {first!r}, whose name it lacks")
+        columns = _COLUMNS.fullmatch(line)
+        image, mask = columns.groups() if columns else (line, None)
+        name = _resolve(image, known)
+        if name and mask and not _stem(mask).startswith(_stem(image)):
+            raise UserError(f"{where}: {mask!r} is not the mask of {image!r}, whose name it lacks")
         if name is None:
             folder = common(image for image, _ in pairs.values())
             raise UserError(f"{where}: {line!r} has no file in {root / folder}")
@@ -170,10 +172,11 @@ def _stem(path: str) -> str:
 
 def _resolve(text: str, known: dict[str, str]) -> str | None:
     """What a path names: the longest end of it that is known, with its file's ending or without."""
-    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
-    for start in range(len(parts)):
-        end = "/".join(parts[start:])
-        for candidate in (end, os.path.splitext(end)[0]):
-            if candidate in known:
-                return known[candidate]
+    for form in dict.fromkeys((text, text.replace("\\", "/"))):  # a backslash may stand for a byte, see `printable`
+        parts = [part for part in form.split("/") if part not in ("", ".")]
+        for start in range(len(parts)):
+            end = "/".join(parts[start:])
+            for candidate in (end, os.path.splitext(end)[0]):
+                if candidate in known:
+                    return known[candidate]
     return None

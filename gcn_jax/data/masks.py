@@ -14,8 +14,8 @@ from gcn_jax.data.legend import NO_CLASS, Legend, Pair
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 
-# Formats that keep every value; of WebP and TIFF, those files that do.
-_LOSSLESS = ("BMP", "GIF", "PNG", "TIFF", "WEBP")
+# Formats that keep every value; of WebP and TIFF, those files that do. (GIF's writers number its colours anew.)
+_LOSSLESS = ("BMP", "PNG", "TIFF", "WEBP")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 _MOST_COLORS = 4096  # in a mask; more are those of a photograph, or of soft edges
 
@@ -98,15 +98,15 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _check_lossless(image: Image.Image, data: bytes, name: str) -> None:
-    is_lossy = (
+    is_changed = (
         image.format not in _LOSSLESS
         or (image.format == "TIFF" and image.info.get("compression") in _LOSSY_TIFF)
         or (image.format == "WEBP" and b"VP8L" not in set(_webp_chunks(data)))
     )
-    if is_lossy:
+    if is_changed:
         raise UserError(
-            f"{name}: {image.format} changes the values of a mask (lossy compression); export the masks anew as PNG; "
-            f"to convert this file does not bring its values back"
+            f"{name}: a mask in {image.format}, which does not keep its values (lossy compression); export the masks "
+            f"anew as PNG: to convert this file does not bring its values back"
         )
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{name}: holds {image.n_frames} pages; a mask is one image")  # type: ignore[attr-defined]
