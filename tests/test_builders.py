@@ -470,3 +470,37 @@ def test_download_checks_the_checksum_goes_on_and_comes_once(server, tmp_path):
         assert path.read_bytes() == content
     assert asked == [0, 0, 1_000_000, 3_000_000]
     assert download(f"{url}/a.tar", "md5:any", folder) == path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("form", ["{}", "/JPEGImages/{}.jpg /SegmentationClassAug/{}.png", r".\JPEGImages\{}.jpg"])
+def test_official_lists_in_the_forms_of_other_trainers(config, tmp_path, encoding, form):
+    make_voc(tmp_path)
+    make_sbd(tmp_path)
+    config.data_dir = str(tmp_path)
+    for name, split, path in (
+        ("voc_segmentation", "train", f"{VOC_ROOT}/ImageSets/Segmentation/train.txt"),
+        ("sbd", "val", f"{SBD_ROOT}/val.txt"),
+    ):
+        expected = list(open_part(name, split, settings.datasets(config)).image_ids)
+        lines = [form.replace("{}", image_id) for image_id in expected]
+        (tmp_path / path).write_bytes("\r\n".join(["", *lines]).encode(encoding))
+        assert open_part(name, split, settings.datasets(config)).image_ids == expected
+
+
+def test_masks_of_train_aug(config, tmp_path):
+    make_voc(tmp_path)
+    root = tmp_path / VOC_ROOT
+    shutil.copytree(root / "SegmentationClass", root / "SegmentationClassAug")
+    label = np.full((40, 60), 20, np.uint8)
+    Image.fromarray(label).save(root / "SegmentationClassAug/2007_train0.png")
+    (root / "ImageSets/Segmentation/train_aug.txt").write_text(
+        "/JPEGImages/2007_train0.jpg /SegmentationClassAug/2007_train0.png\n2007_val1\n"
+    )
+    config.data_dir = str(tmp_path)
+    source = open_part("voc_segmentation", "train_aug", settings.datasets(config))
+    assert source.image_ids == ["2007_train0", "2007_val1"]
+    np.testing.assert_array_equal(source[0]["label"], label)
+    config.data_dir = ""
+    with pytest.raises(UserError, match="train_aug cannot be downloaded; take sbd/train"):
+        open_part("voc_segmentation", "train_aug", settings.datasets(config))

@@ -266,8 +266,8 @@ def turned(path, orientation):
 def test_masks_of_photographs_that_exif_turns(opened, tmp_path, capsys, orientation, kind):
     """A mask may be drawn on the photograph as it is stored, or upright."""
     write(tmp_path, f"images/{{}}.{kind}")
-    stored = np.zeros((16, 24, 3), np.uint8)
-    stored[:8, :8], stored[8:, 8:] = (250, 0, 0), (0, 250, 0)
+    stored = np.zeros((32, 48, 3), np.uint8)  # of squares that JPEG keeps
+    stored[:16, :16], stored[16:, 16:] = (250, 0, 0), (0, 250, 0)
     path = tmp_path / f"images/im0.{kind}"
     Image.fromarray(stored).save(path)
     turned(path, orientation)

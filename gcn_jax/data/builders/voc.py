@@ -83,7 +83,7 @@ class VocSegmentation(_Listed):
 
     name = "voc_segmentation"
     SPEC = VOC
-    SPLITS = ("train", "val", "trainval", "test")
+    SPLITS = ("train", "val", "trainval", "train_aug", "test")  # train_aug: SBD's masks as DeepLab's users keep them
     HOMEPAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
     LICENSE = "The images carry the Flickr terms of use; the annotations are free for research."
     CITATION = "Everingham, M. et al.: The PASCAL Visual Object Classes (VOC) Challenge. IJCV 88(2), 2010."
@@ -91,10 +91,13 @@ class VocSegmentation(_Listed):
     def find(self, data_dir: str, downloads: pathlib.Path) -> None:
         archive = TRAINVAL if self.has_truth(self.split) else TEST
         self._list = f"ImageSets/Segmentation/{self.split}.txt"
+        if self.split == "train_aug" and not data_dir:
+            raise UserError("config.data_dir is empty: voc_segmentation/train_aug cannot be downloaded; take sbd/train")
         self._files = find(archive, ("VOCdevkit/VOC2012", "VOC2012", ""), self._list, data_dir, downloads)
 
     def members(self, image_id: str) -> tuple[str, str]:
-        return f"JPEGImages/{image_id}.jpg", f"SegmentationClass/{image_id}.png"
+        masks = "SegmentationClassAug" if self.split == "train_aug" else "SegmentationClass"
+        return f"JPEGImages/{image_id}.jpg", f"{masks}/{image_id}.png"
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         return decode_ids(data, name, self.SPEC.num_classes, _LEGEND)
