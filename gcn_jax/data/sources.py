@@ -212,58 +212,76 @@ def open_part(name: str, split: str, data: Datasets) -> Split:
     return RecordSource(builder)
 
 
-def open_source(key: str, data: Datasets) -> Source:
-    """Opens the data that an expression names; prepares their records first if that has not been done.
+def open_splits(data: Datasets, keys: Sequence[str] = ("train", "eval")) -> dict[str, Split]:
+    """Opens all splits that the expressions name, such as "sbd/train"; prepares their records first if need be."""
+    parts = dict.fromkeys((part.name, part.split) for key in keys for part in parse(key, data))
+    return {f"{name}/{split}": open_part(name, split, data) for name, split in parts}
+
+
+def open_source(key: str, data: Datasets, splits: Mapping[str, Split] | None = None) -> Source:
+    """Opens the data that an expression names; tells of classes that they do not hold.
 
     Args:
       key: "train" or "eval".
       data: that holds the expression.
+      splits: of `open_splits`, if that was called before.
 
     Raises:
-      UserError: naming the config key or the file, if the data are missing or damaged.
+      UserError: naming the config key or the file, if the data are missing or damaged, or hold nothing to learn.
     """
-    return _joined(key, data, [open_part(part.name, part.split, data) for part in parse(key, data)])
-
-
-def _joined(key: str, data: Datasets, sources: Sequence[Split]) -> Source:
-    """The samples that an expression names, of the opened splits of its parts."""
-    parts = parse(key, data)
-    if len(parts) == 1 and not parts[0].is_removed:
-        return sources[0]
-    removed = {i for part, source in zip(parts, sources, strict=True) if part.is_removed for i in source.image_ids}
+    splits = splits or open_splits(data, (key,))
+    parts = [(part, splits[f"{part.name}/{part.split}"]) for part in parse(key, data)]
+    removed = {image_id for part, split in parts if part.is_removed for image_id in split.image_ids}
+    added = [(part, split) for part, split in parts if not part.is_removed]
+    _check_classes(key, data, added)
+    if len(parts) == 1:
+        return parts[0][1]
     chosen: dict[str, tuple[int, int]] = {}
-    for i, (part, source) in enumerate(zip(parts, sources, strict=True)):
-        if not part.is_removed:
-            for j, image_id in enumerate(source.image_ids):
-                if image_id not in removed:
-                    chosen.setdefault(image_id, (i, j))
+    for i, (_, split) in enumerate(added):
+        for j, image_id in enumerate(split.image_ids):
+            if image_id not in removed:
+                chosen.setdefault(image_id, (i, j))
     if not chosen:
         raise UserError(f"config.data.{key}={getattr(data, key)!r}: no image is left")
-    return Selection(sources, list(chosen.values()))
+    return Selection([split for _, split in added], list(chosen.values()))
 
 
-def open_splits(data: Datasets) -> dict[str, Split]:
-    """Opens all splits that the expressions name, such as "sbd/train"; prepares their records first."""
-    parts = dict.fromkeys((part.name, part.split) for key in ("train", "eval") for part in parse(key, data))
-    return {f"{name}/{split}": open_part(name, split, data) for name, split in parts}
+def _check_classes(key: str, data: Datasets, parts: Sequence[tuple[Part, Split]]) -> None:
+    """Tells of classes without a pixel; raises `UserError` if there is only one class to learn."""
+    if any(part.name == "shapes" for part, _ in parts):  # drawn with all its classes; to count them takes seconds
+        return
+    pixels = sum((split.pixels() for _, split in parts), np.zeros(256, np.int64))
+    names = spec_of(parts[0][0].name, data).class_names
+    absent = [name for name, number in zip(names, pixels, strict=False) if not number]
+    where = f"config.data.{key}={getattr(data, key)!r}"
+    if len(absent) <= len(names) - 2:
+        if absent:
+            say(f"warning: {where}: the masks hold no pixel of {', '.join(absent)}")
+        return
+    held = next((name for name in names if name not in absent), "no class")
+    problem = f"{where}: the masks hold {held} and void alone"
+    if pixels[VOID]:
+        problem += (
+            f"; 255 is void unless classes.txt gives white to a class: write '{names[0]} 0 0 0' and "
+            f"'{names[1]} 255 255 255' if 255 is {names[1]}, or save the masks with ids 0, 1, 2, ..."
+        )
+    if key == "train":
+        raise UserError(problem)
+    say(f"warning: {problem}")
 
 
 def open_sources(data: Datasets, splits: Mapping[str, Split] | None = None) -> tuple[Source, Source]:
-    """Opens the data to train on and those to evaluate on; tells of classes that the former do not hold.
+    """Opens the data to train on and those to evaluate on.
 
     Args:
       data: that holds the expressions.
       splits: of `open_splits`, if that was called before.
 
     Raises:
-      UserError: as `open_source` does; also if an image to evaluate on is among those to train on, or there is nothing
-        to tell apart in the masks to train on.
+      UserError: as `open_source` does; also if an image to evaluate on is among those to train on.
     """
     splits = splits or open_splits(data)
-    train, evaluation = (
-        _joined(key, data, [splits[f"{part.name}/{part.split}"] for part in parse(key, data)])
-        for key in ("train", "eval")
-    )
+    train, evaluation = open_source("train", data, splits), open_source("eval", data, splits)
     shared = sorted(set(train.image_ids) & set(evaluation.image_ids))
     if shared:
         removed = data.eval.replace("+", "-")
@@ -271,26 +289,4 @@ def open_sources(data: Datasets, splits: Mapping[str, Split] | None = None) -> t
             f"config.data.train={data.train!r} holds {len(shared)} image(s) of config.data.eval, such as "
             f"{shared[0]}; take them out: --config.data.train={data.train}-{removed}"
         )
-    _check_classes(data, splits)
     return train, evaluation
-
-
-def _check_classes(data: Datasets, splits: Mapping[str, Split]) -> None:
-    """Tells of classes without a pixel to learn from; raises `UserError` if only one class has any."""
-    parts = [part for part in parse("train", data) if not part.is_removed]
-    if any(part.name == "shapes" for part in parts):  # drawn with all its classes; to count them takes seconds
-        return
-    pixels = sum((splits[f"{part.name}/{part.split}"].pixels() for part in parts), np.zeros(256, np.int64))
-    names = spec_of(parts[0].name, data).class_names
-    absent = [name for name, number in zip(names, pixels, strict=False) if not number]
-    if len(absent) > len(names) - 2:
-        held = next((name for name in names if name not in absent), "no class")
-        advice = ""
-        if pixels[VOID] and len(names) > 1:
-            advice = (
-                f"; 255 is void unless classes.txt gives white to a class: write '{names[0]} 0 0 0' and "
-                f"'{names[1]} 255 255 255' if 255 is {names[1]}, or save the masks with ids 0, 1, 2, ..."
-            )
-        raise UserError(f"config.data.train={data.train!r}: its masks hold {held} and void alone{advice}")
-    if absent:
-        say(f"warning: no pixel to learn from, in config.data.train={data.train}, for: {', '.join(absent)}")

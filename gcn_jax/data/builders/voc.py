@@ -12,7 +12,7 @@ from gcn_jax.data.builders.archives import Files
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
 from gcn_jax.data.builders.official import Archive, find
 from gcn_jax.data.legend import legend_of
-from gcn_jax.data.masks import decode_ids
+from gcn_jax.data.masks import check_label_values, decode_ids
 from gcn_jax.data.specs import VOC
 from gcn_jax.data.texts import read_lines
 from gcn_jax.errors import UserError
@@ -123,6 +123,9 @@ class Sbd(_Listed):
     def decode(self, data: bytes, name: str) -> np.ndarray:
         try:
             label = scipy.io.loadmat(io.BytesIO(data))["GTcls"]["Segmentation"][0, 0]
+            check_label_values(label, name, 256)
             return np.ascontiguousarray(label, np.uint8)
+        except UserError:
+            raise
         except Exception as error:  # loadmat raises errors of many kinds for damaged files
             raise UserError(f"{name}: not a readable .mat file with GTcls.Segmentation ({error})") from error
