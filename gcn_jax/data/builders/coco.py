@@ -1,19 +1,17 @@
 """COCO (Lin et al., ECCV 2014), with its outlines drawn as masks of VOC's classes."""
 
-import collections
-import json
 import pathlib
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
+from gcn_jax.console import say
+from gcn_jax.data import coco_file
 from gcn_jax.data.builders.base import Example, SegmentationBuilder
 from gcn_jax.data.builders.official import Archive, find
-from gcn_jax.data.images import MAX_PIXELS
-from gcn_jax.data.specs import COCO_TO_VOC, VOC, VOID
+from gcn_jax.data.images import decode_image
+from gcn_jax.data.outlines import LeftOut, draw, report
+from gcn_jax.data.specs import COCO_TO_VOC, VOC
 from gcn_jax.errors import UserError
 
 _SERVER = "http://images.cocodataset.org"
@@ -67,73 +65,49 @@ class CocoVoc(SegmentationBuilder):
         yield self._images.describe(self._folder)
 
     @cached_property
-    def _instances(self) -> dict[str, dict[str, Any]]:
-        """For each image id COCO's record of the image; its "instances" are the annotations of VOC's classes."""
-        name = self._annotations.describe(self._json)
-        try:
-            content = json.loads(self._annotations.read(self._json))
-            names = {category["id"]: category["name"] for category in content["categories"]}
-            class_ids = {
-                name: VOC.class_names.index(COCO_TO_VOC.get(name, name))
-                for name in names.values()
-                if COCO_TO_VOC.get(name, name) in VOC.class_names
-            }
-            instances = collections.defaultdict(list)
-            for annotation in content["annotations"]:
-                class_id = class_ids.get(names[annotation["category_id"]])
-                if class_id is not None:
-                    instances[annotation["image_id"]].append({**annotation, "class_id": class_id})
-            return {
-                f"{image['id']:012d}": {**image, "instances": instances[image["id"]]}
-                for image in content["images"]
-                if image["id"] in instances
-            }
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{name}: not a COCO instances file ({type(error).__name__}: {error})") from error
+    def _content(self) -> coco_file.CocoFile:
+        return coco_file.read(self._annotations.read(self._json), self.describe())
+
+    @cached_property
+    def _instances(self) -> dict[str, tuple[coco_file.CocoImage, list[dict[str, Any]]]]:
+        """For each image's name its record and the annotations of VOC's classes, with their "class_id"."""
+        class_ids = {
+            key: VOC.class_names.index(COCO_TO_VOC.get(name, name))
+            for key, name in self._content.categories.items()
+            if COCO_TO_VOC.get(name, name) in VOC.class_names
+        }
+        found = {}
+        for key, image in self._content.images.items():
+            ours = [
+                {**annotation, "class_id": class_ids[annotation["category_id"]]}
+                for annotation in self._content.annotations[key]
+                if annotation["category_id"] in class_ids
+            ]
+            if ours:
+                found[f"{key:012d}" if isinstance(key, int) else key] = image, ours
+        return found
 
     def image_ids(self) -> list[str]:
         return list(self._instances)
 
     def read(self, image_id: str) -> Example:
-        record = self._instances[image_id]
-        image = f"{self._folder}/{record['file_name']}"
-        label_name = f"{self._annotations.describe(self._json)}, image {image_id}"
-        label = draw(record["instances"], record["height"], record["width"], label_name)
-        return Example(self._images.read(image), label, self._images.describe(image), label_name)
+        record, annotations = self._instances[image_id]
+        path = f"{self._folder}/{record.file_name.rpartition('/')[2]}"
+        image, image_name = self._images.read(path), self._images.describe(path)
+        label_name = f"{self.describe()}, image {image_id}"
+        height, width = record.height, record.width
+        if not height or not width:
+            height, width = decode_image(image, image_name).shape[:2]
+        label, self._left_out[image_id] = draw(annotations, height, width, label_name)
+        return Example(image, label, image_name, label_name)
+
+    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        self._left_out: dict[str, list[LeftOut]] = {}
+        yield from super()._generate_examples()
+        left_out = [*self._content.left_out, *(one for key in self._instances for one in self._left_out[key])]
+        total = len(self._content.left_out) + sum(len(annotations) for _, annotations in self._instances.values())
+        if line := report(left_out, total, self.describe()):
+            say(line)
 
     def describe(self) -> str:
         return self._annotations.describe(self._json)
-
-
-def draw(instances: list[dict[str, Any]], height: int, width: int, name: str) -> np.ndarray:
-    """Draws COCO annotations as a mask, larger ones first.
-
-    Args:
-      instances: annotations as COCO has them, each with our "class_id" added.
-      height: of the image, pixels.
-      width: of the image, pixels.
-      name: of the image, for messages.
-
-    Returns:
-      uint8 [height, width], class ids; 0 is background, 255 void.
-
-    Raises:
-      UserError: naming an annotation that cannot be drawn.
-    """
-    if height * width > MAX_PIXELS:
-        raise UserError(f"{name}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
-    label = np.zeros((height, width), np.uint8)
-    for instance in sorted(instances, key=lambda i: (not i["iscrowd"], -i["area"], i["id"])):
-        try:
-            outline = instance["segmentation"]
-            if isinstance(outline, list) or isinstance(outline["counts"], list):  # polygons, or plain run lengths
-                outline = coco_mask.frPyObjects(outline, height, width)
-            if isinstance(outline, list):
-                outline = coco_mask.merge(outline)
-            if list(outline["size"]) != [height, width]:
-                raise ValueError(f"its size is {outline['size']}, not that of the image")
-            inside = coco_mask.decode(outline).astype(bool)
-            label[inside] = VOID if instance["iscrowd"] else instance["class_id"]
-        except Exception as error:  # the library raises plain Exceptions
-            raise UserError(f"{name}: annotation {instance['id']} cannot be drawn ({error})") from error
-    return label
