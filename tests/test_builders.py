@@ -235,7 +235,8 @@ def test_an_evaluation_image_in_the_training_data_is_an_error(config, official):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ("voc_segmentation/train+coco/train", "'coco/train' is unknown data"),
+        ("voc_segmentation/train+cocoa/train", "'cocoa/train' is unknown data"),
+        ("voc_segmentation/train+coco/train", "its parts have different classes"),
         ("voc_segmentation/train+", "'' is unknown data"),
         ("voc_segmentation/test", "the truth of voc_segmentation/test is not published"),
         ("voc_segmentation/train+cityscapes/train", "its parts have different classes"),

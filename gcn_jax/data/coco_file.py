@@ -9,11 +9,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gcn_jax.data.outlines import LeftOut, parts_of, whole
+from gcn_jax.console import say
+from gcn_jax.data.legend import parse_classes
+from gcn_jax.data.outlines import LeftOut, crowd, parts_of, whole
+from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 
 # An id; whole numbers that are written as text are numbers.
 Key = int | str
+_BACKGROUND = ("background", "_background_")
+_VOID = ("void", "_void_", "__ignore__")
 _T = TypeVar("_T")
 
 
@@ -113,7 +118,7 @@ def _unique(pairs: Iterable[tuple[Key, _T]], name: str) -> dict[Key, _T]:
 
 
 def _category_name(key: Key, record: dict[str, Any]) -> str:
-    return " ".join(str(record.get("name") or f"category {key}").split())
+    return " ".join(str(record.get("name") or f"category {key}").replace(",", " ").split())
 
 
 def _image(key: Key, record: dict[str, Any], name: str) -> CocoImage:
@@ -143,3 +148,40 @@ def _is_fraction(part: Any) -> bool:
         return bool(np.abs(np.asarray(part, np.float64)).max() <= 1)
     except (TypeError, ValueError, OverflowError):  # run lengths, or what cannot be drawn
         return False
+
+
+def class_labels(content: CocoFile, origin: str) -> tuple[tuple[str, ...], dict[Key, int]]:
+    """The names of the classes after background, and the label of each category.
+
+    Of several categories with one name all but one may lack annotations, as in files of Roboflow.
+    """
+    used = {annotation["category_id"] for own in content.annotations.values() for annotation in own}
+    names: list[str] = []
+    labels: dict[Key, int] = {}
+    owners: dict[str, Key] = {}
+    for key, name in sorted(content.categories.items(), key=lambda item: item[0] not in used):
+        if name in owners and key in used:
+            raise UserError(f"{origin}: the categories {owners[name]} and {key} are both called {name!r}; rename one")
+        owners.setdefault(name, key)
+    for key, name in content.categories.items():
+        if owners[name] == key and name.lower() not in (*_BACKGROUND, *_VOID):
+            names.append(name)
+    for key, name in content.categories.items():
+        is_void = name.lower() in _VOID
+        labels[key] = VOID if is_void else names.index(name) + 1 if name in names else 0
+    if (found := parse_classes(["background", *names], origin).spec.class_names) != ["background", *names]:
+        wrong = next(name for name in names if name not in found)
+        raise UserError(f"{origin}: {wrong!r} cannot be the name of a class; rename the category")
+    return tuple(names), labels
+
+
+def take_marks(content: CocoFile, origin: str) -> None:
+    """Takes crowds as objects where the mark only says that they are run lengths, as for brushed masks of CVAT."""
+    outlined = [annotation for own in content.annotations.values() for annotation in own if parts_of(annotation)]
+    marked = [annotation for annotation in outlined if crowd(annotation)]
+    attributes = (annotation.get("attributes") for annotation in outlined)
+    is_of_cvat = any(isinstance(some, dict) and "occluded" in some for some in attributes)
+    if marked and (is_of_cvat or len(marked) == len(outlined)):
+        for annotation in marked:
+            annotation["iscrowd"] = 0
+        say(f"{origin}: {len(marked)} annotations are marked as crowds, as CVAT marks masks; they are taken as objects")

@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from gcn_jax.console import bar, say
+from gcn_jax.console import bar
 from gcn_jax.data import layout, splits
 from gcn_jax.data.builders.archives import Folder
 from gcn_jax.data.class_files import canonical_lines
 from gcn_jax.data.images import decode_image, orientation, white_of
 from gcn_jax.data.legend import MAX_CLASSES, NO_CLASS, Legend, Pair, parse_classes
 from gcn_jax.data.masks import check_same_size, read_mask
-from gcn_jax.data.samples import Sample
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 from gcn_jax.files import write_json
@@ -59,7 +58,7 @@ class Survey:
 
 
 class LabelledFolder:
-    """The files of a folder of images and masks.
+    """The files of a folder of images and masks, an `OwnFolder`.
 
     Args:
       data_dir: the folder.
@@ -70,6 +69,8 @@ class LabelledFolder:
     Raises:
       UserError: naming the folder, the file or the line that is wrong.
     """
+
+    name = NAME
 
     def __init__(self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = ()):
         if not data_dir:
@@ -233,47 +234,3 @@ def _of_json(found: dict[str, Any]) -> Survey:
         pixels[kind] = {(value, color): [train, val] for value, color, train, val, _ in rows}
         examples[kind] = {(value, color): name for value, color, _, _, name in rows}
     return Survey(pixels, examples, found["stored"], found["either"], found["white"])
-
-
-class FolderSource:
-    """A split of the user's own folder, read in place.
-
-    Args:
-      folder: of images and masks.
-      split: one of `SPLITS`.
-      legend: the meaning of the masks' values.
-      exif: "apply" or "ignore": whether the orientation counts for photographs whose masks fit both ways.
-      white: as in `decode_image`; 0: what the folder holds.
-    """
-
-    def __init__(self, folder: LabelledFolder, split: str, legend: Legend, exif: str, white: int):
-        self._folder, self._legend = folder, legend
-        self._by_color = folder.read_classes(legend)
-        self._pixels = folder.pixels(split, legend, self._by_color)
-        self.image_ids: Sequence[str] = folder.splits[split]
-        survey = folder.survey
-        self._white = white or survey.white
-        self._unturned = set(survey.stored) | (set(survey.either) if exif == "ignore" else set())
-        self._tell(split, exif)
-
-    def _tell(self, split: str, exif: str) -> None:
-        survey, own = self._folder.survey, set(self.image_ids)
-        if count := len(own.intersection(survey.stored)):
-            say(f"{NAME}/{split}: {count} photographs are not turned by EXIF, since their masks fit only as stored")
-        if count := len(own.intersection(survey.either)):
-            how = "turned (or --config.data.exif=ignore)" if exif == "apply" else "not turned (config.data.exif)"
-            say(f"warning: {NAME}/{split}: masks of {count} photographs fit with EXIF's orientation and without: {how}")
-        if survey.white:
-            say(f"{NAME}/{split}: in images of more than 8 bits, {self._white} is white (config.data.white)")
-
-    def pixels(self) -> np.ndarray:
-        return self._pixels
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        name = self.image_ids[int(index)]
-        label = self._folder.label(name, self._legend, self._by_color)
-        image = self._folder.image(name, self._white, name not in self._unturned)
-        return {"image": image, "label": label, "image_id": name}

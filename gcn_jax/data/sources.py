@@ -8,7 +8,7 @@ from the first of them.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,23 +16,27 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gcn_jax.console import say
-from gcn_jax.data import folder, shapes
+from gcn_jax.data import shapes
 from gcn_jax.data.builders.base import SegmentationBuilder
 from gcn_jax.data.builders.cityscapes import Cityscapes
 from gcn_jax.data.builders.coco import CocoVoc
 from gcn_jax.data.builders.voc import Sbd, VocSegmentation
+from gcn_jax.data.coco_folder import CocoFolder
+from gcn_jax.data.folder import SPLITS, LabelledFolder
 from gcn_jax.data.images import decode_image
 from gcn_jax.data.legend import Legend, parse_classes
 from gcn_jax.data.masks import decode_own_label
+from gcn_jax.data.own_folder import FolderSource, OwnFolder
 from gcn_jax.data.samples import Sample, Selection, Source, Split
 from gcn_jax.data.specs import SHAPES, VOID, DatasetSpec
 from gcn_jax.errors import UserError
 
 BUILDERS: dict[str, type[SegmentationBuilder]] = {b.name: b for b in (VocSegmentation, Sbd, CocoVoc, Cityscapes)}
+FOLDERS: dict[str, Callable[..., OwnFolder]] = {LabelledFolder.name: LabelledFolder, CocoFolder.name: CocoFolder}
 # The splits of each data set.
 KNOWN: dict[str, tuple[str, ...]] = {
     "shapes": tuple(shapes.SPLIT_SIZES),
-    folder.NAME: folder.SPLITS,
+    **dict.fromkeys(FOLDERS, SPLITS),
     **{name: builder.SPLITS for name, builder in BUILDERS.items()},
 }
 
@@ -44,10 +48,10 @@ class Datasets:
     Attributes:
       train: the data to train on, an expression as described above; ``config.data.train``.
       eval: the data to evaluate on, also an expression; ``config.data.eval``.
-      classes: the classes of a `folder`, as the lines of its classes.txt.
+      classes: the classes of the user's own folder, as the lines of a classes.txt.
       data_dir: where the official files are; empty: they are downloaded.
       cache_dir: for downloads and prepared records.
-      seed: for the random split of a `folder` that holds no lists, and
+      seed: for the random split of a folder that holds no lists, and
       held_out: what that was when the run was started, see `gcn_jax.data.splits.draw`.
       first_id: the id of the first class in a folder's masks.
       exif: "apply" or "ignore": whether a photograph's EXIF orientation counts where its mask fits both ways.
@@ -162,7 +166,7 @@ def parse(key: str, data: Datasets) -> list[Part]:
                 f"--mode=predict --input={term} --output=FOLDER"
             )
         parts.append(Part(sign == "-", name, split))
-    if len({spec_of(part.name, data).name for part in parts}) > 1:
+    if len({BUILDERS[part.name].SPEC.name if part.name in BUILDERS else part.name for part in parts}) > 1:
         raise UserError(f"config.data.{key}={text!r}: its parts have different classes")
     return parts
 
@@ -171,7 +175,7 @@ def spec_of(name: str, data: Datasets) -> DatasetSpec:
     """The label space of a data set; for a folder, ``data.classes`` tells it."""
     if name in BUILDERS:
         return BUILDERS[name].SPEC
-    return SHAPES if name == "shapes" else _legend(data).spec
+    return SHAPES if name == "shapes" else dataclasses.replace(_legend(data).spec, name=name)
 
 
 def _legend(data: Datasets) -> Legend:
@@ -189,24 +193,25 @@ def spec_from(data: Datasets) -> DatasetSpec:
     return train
 
 
-def uses_folder(data: Datasets) -> bool:
-    """Whether the data are the user's own folder, whose classes are known only after looking into it."""
-    return any(text.startswith(f"{folder.NAME}/") for text in (data.train, data.eval))
+def uses_folder(data: Datasets) -> str:
+    """The name of the user's own folder if the data are one, whose classes are known only after looking into it."""
+    return next((name for name in FOLDERS for text in (data.train, data.eval) if text.startswith(f"{name}/")), "")
 
 
-def open_folder(data: Datasets) -> folder.LabelledFolder:
-    """Opens the user's own folder; raises `UserError` if it holds no images/ or masks/."""
-    return folder.LabelledFolder(data.data_dir, data.cache_dir, data.seed, data.held_out)
+def open_folder(data: Datasets, name: str = "") -> OwnFolder:
+    """Opens the user's own folder, `uses_folder` or another; raises `UserError` if it does not hold what it should."""
+    return FOLDERS[name or uses_folder(data)](data.data_dir, data.cache_dir, data.seed, data.held_out)
 
 
 def open_part(name: str, split: str, data: Datasets) -> Split:
     """Opens one split of a data set; prepares its records first if that has not been done."""
     if name == "shapes":
         return ShapesSource(split)
-    if name == folder.NAME:
-        labelled = open_folder(data)
-        legend = dataclasses.replace(_legend(data), origin=labelled.class_file)
-        return folder.FolderSource(labelled, split, legend, data.exif, data.white)
+    if name in FOLDERS:
+        own = open_folder(data, name)
+        return FolderSource(
+            own, split, dataclasses.replace(_legend(data), origin=own.class_file), data.exif, data.white
+        )
     builder = BUILDERS[name](split, data.data_dir, data.cache_dir)
     builder.prepare()
     return RecordSource(builder)
@@ -260,7 +265,7 @@ def _check_classes(key: str, data: Datasets, parts: Sequence[tuple[Part, Split]]
         return
     held = next((name for name in names if name not in absent), "no class")
     problem = f"{where}: the masks hold {held} and void alone"
-    if pixels[VOID]:
+    if pixels[VOID] and parts[0][0].name == LabelledFolder.name:
         problem += (
             f"; 255 is void unless classes.txt gives white to a class: write '{names[0]} 0 0 0' and "
             f"'{names[1]} 255 255 255' if 255 is {names[1]}, or save the masks with ids 0, 1, 2, ..."
