@@ -60,6 +60,7 @@ SPLIT_FORMS = {
     "subsets of CVAT": ("annotations/instances_SPLIT.json", "images/SPLIT/{}.jpg", PLAIN),
     "Roboflow": ("SPLIT/_annotations.coco.json", "SPLIT/{}.jpg", PLAIN),
     "a folder with its only json": ("SPLIT/labels_of_it.json", "SPLIT/data/{}.jpg", PLAIN),
+    "a data set of Supervisely each": ("SPLIT/annotations/instances.json", "SPLIT/images/{}.jpg", PLAIN),
     "elsewhere": ("annotations/SPLIT.json", "photographs/of SPLIT/{}.jpg", r"C:\photographs\{}.jpg"),
 }
 NAMES = {"official": ("train", "val"), "subsets of CVAT": ("Train", "Validation"), "Roboflow": ("train", "valid")}

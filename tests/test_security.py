@@ -23,10 +23,10 @@ from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.config import settings
-from gcn_jax.data.builders import coco
 from gcn_jax.data.builders.archives import Folder, open_archive
 from gcn_jax.data.images import MAX_PIXELS, decode_image
 from gcn_jax.data.masks import decode_ids, decode_own_label
+from gcn_jax.data.outlines import draw
 from gcn_jax.data.sources import open_folder, open_part
 from gcn_jax.errors import UserError
 from gcn_jax.modes import predict
@@ -231,15 +231,16 @@ def test_an_image_bomb_is_refused_unread(size, tmp_path):
         with pytest.raises(UserError, match=r"bomb\.png"):
             decode(png_header(*size), "bomb.png")
     with pytest.raises(UserError, match="pixels are more than the limit"):
-        coco.draw([], *size, "bomb")
+        draw([], *size, "bomb")
 
 
 def test_a_mask_of_another_size_is_not_drawn():
     """Its run lengths are for the size that it states, which C code allocates."""
     huge = {"size": [2**20, 2**20], "counts": [2**40]}
     instance = {"id": 1, "iscrowd": 0, "area": 1, "class_id": 1, "segmentation": huge}
-    with pytest.raises(UserError, match="annotation 1 cannot be drawn"):
-        coco.draw([instance], 8, 8, "x")
+    label, left_out = draw([instance], 8, 8, "x")
+    assert not label.any()
+    assert [identity for identity, _ in left_out] == [1]
 
 
 @pytest.mark.parametrize("bad", ["../stolen", "a/../../stolen", "/etc/stolen"])
@@ -284,7 +285,7 @@ def test_names_are_data_in_a_folders_classes_and_lists(config, tmp_path):
         Image.new("L", (8, 8)).save(tmp_path / f"masks/{name}{i}.png")
     (tmp_path / "classes.txt").write_text(f"ground\n{MARKUP}\n")
     config.data_dir = str(tmp_path)
-    labelled = open_folder(settings.datasets(config))
+    labelled = open_folder(settings.datasets(config), "folder")
     assert list(labelled.pairs) == [f"{name}0", f"{name}1"]
     assert labelled.class_lines() == ("ground", MARKUP)
 

@@ -3,8 +3,8 @@
 The files of annotations that are found in DIR:
 
     for each split      annotations/NAME.json or NAME.json, of which NAME holds the word train, or val, valid or
-                        validation: instances_train2017.json; or, in a folder train or valid, _annotations.coco.json or
-                        its only .json (Roboflow)
+                        validation: instances_train2017.json; or, in a folder train or valid, _annotations.coco.json
+                        (Roboflow), its only .json, or that of its annotations/
     for both together   annotations/NAME.json of another NAME: instances_default.json (CVAT); or annotations.json
                         (labelme2coco), result.json (Label Studio), labels.json, via_export_coco.json (VIA),
                         _annotations.coco.json; or the only .json of DIR. A fifth of the images, drawn with config.seed,

@@ -77,7 +77,7 @@ def find(root: pathlib.Path) -> dict[str, pathlib.Path]:
     for path in _json_files(root / "annotations"):
         found[_split_of(path.stem)].append(path)
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and _split_of(path.name)):
-        found[_split_of(folder.name)] += _named(_json_files(folder))
+        found[_split_of(folder.name)] += _named(_json_files(folder) or _json_files(folder / "annotations"))
     for path in _json_files(root):
         if split := _split_of(path.stem):
             found[split].append(path)
