@@ -108,13 +108,15 @@ def test_of_one_file_a_fifth_is_drawn_for_val(config, opened, root, form):
         check(found[split], expected[split])
 
 
-def test_the_same_name_in_two_splits_is_the_one_of_its_split(opened, root):
+@pytest.mark.parametrize("place", ["{}", "images/{}", "{}2017", "images/{}2017", "{}/photos"])
+@pytest.mark.parametrize("file_name", ["photo.jpg", "holiday/photo.jpg"])
+def test_the_same_name_in_two_splits_is_the_one_of_its_split(opened, root, place, file_name):
     for split, number in (("train", 1), ("val", 2)):
-        write(root / f"annotations/{split}.json", content({number: "holiday/photo.jpg"}))
-        save_photograph(root / f"{split}/photo.jpg", number)
+        write(root / f"annotations/instances_{split}2017.json", content({number: file_name}))
+        save_photograph(root / place.format(split) / "photo.jpg", number)
     found = opened()
     for split, number in (("train", 1), ("val", 2)):
-        np.testing.assert_array_equal(found[split][f"{split}/photo"]["label"], label(number))
+        np.testing.assert_array_equal(found[split][f"{place.format(split)}/photo"]["label"], label(number))
 
 
 def test_files_that_differ_in_their_ending_alone_keep_it(opened, root):
@@ -160,6 +162,26 @@ def test_no_folder_at_all(config, opened, root):
     config.data_dir = ""
     with pytest.raises(UserError, match=r"config\.data_dir is empty: set it to the folder that holds the images and"):
         config_lib.validate(config)
+    make(root, {"annotations.json": (ALL, PLAIN)}, [PLAIN])
+    config.data_dir = str(root / "annotations.json")
+    with pytest.raises(UserError, match=r"config\.data_dir=.*annotations\.json: is a file; name the folder of it"):
+        config_lib.validate(config)
+
+
+def test_two_kinds_of_folder_do_not_mix(config, root):
+    make(root, {"annotations.json": (ALL, PLAIN)}, [PLAIN])
+    config.data_dir = str(root)
+    for train, evaluation, message in (
+        ("coco/train", "folder/val", "config.data.eval='folder/val' has the classes of folder, but"),
+        (
+            "coco/train+folder/train",
+            "coco/val",
+            "config.data.train='coco/train+folder/train': its parts have different",
+        ),
+    ):
+        config.data.update(train=train, eval=evaluation, classes=())
+        with pytest.raises(UserError, match=re.escape(message)):
+            config_lib.validate(config)
 
 
 # The classes.

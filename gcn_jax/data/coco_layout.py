@@ -72,7 +72,8 @@ def find(root: pathlib.Path) -> dict[str, pathlib.Path]:
       UserError: if there is none, or if several could be meant.
     """
     if not root.is_dir():
-        raise UserError(f"config.data_dir={root}: no such folder")
+        problem = "is a file; name the folder of it and its images" if root.is_file() else "no such folder"
+        raise UserError(f"config.data_dir={root}: {problem}")
     found: dict[str, list[pathlib.Path]] = {"train": [], "val": [], "test": [], "": []}
     for path in _json_files(root / "annotations"):
         found[_split_of(path.stem)].append(path)
@@ -181,7 +182,7 @@ def _candidates(
 
 @functools.lru_cache(maxsize=2)
 def read(root: pathlib.Path, name: str, split: str, stamp: str) -> Listed:
-    """Reads a file of annotations and finds its images; a run asks for it several times, and COCO's takes a minute."""
+    """Reads a file of annotations and finds its images; a run asks several times, and COCO's take half a minute."""
     del stamp  # if the file changes, it is read again
     path = root / name
     files = Folder(root)

@@ -195,7 +195,7 @@ def spec_from(data: Datasets) -> DatasetSpec:
 
 def uses_folder(data: Datasets) -> str:
     """The name of the user's own folder if the data are one, whose classes are known only after looking into it."""
-    return next((name for name in FOLDERS for text in (data.train, data.eval) if text.startswith(f"{name}/")), "")
+    return next((name for text in (data.train, data.eval) for name in FOLDERS if text.startswith(f"{name}/")), "")
 
 
 def open_folder(data: Datasets, name: str = "") -> OwnFolder:
