@@ -120,7 +120,9 @@ def test_preparing_can_be_interrupted_and_run_again(tmp_path):
         (root / part).mkdir(parents=True)
     names = [f"i{i:03d}" for i in range(400)]
     Image.new("RGB", (900, 700)).save(root / "JPEGImages/i000.jpg")
-    Image.new("P", (900, 700), 3).save(root / "SegmentationClass/i000.png")
+    mask = Image.new("L", (900, 700), 3)
+    mask.paste(5, (0, 0, 100, 100))
+    mask.save(root / "SegmentationClass/i000.png")
     for name in names[1:]:
         os.link(root / "JPEGImages/i000.jpg", root / f"JPEGImages/{name}.jpg")
         os.link(root / "SegmentationClass/i000.png", root / f"SegmentationClass/{name}.png")

@@ -53,7 +53,7 @@ def find(root: pathlib.Path) -> Layout:
         missing = "masks/" if any((root / name).is_dir() for name in IMAGES) else "images/"
         raise UserError(
             f"config.data_dir={root}: holds no folder {missing}; known: images/ and masks/, train/images/ and "
-            f"train/masks/, or images NAME.jpg with masks NAME_mask.png beside them"
+            f"train/masks/, or images NAME.jpg with masks NAME_mask.png beside them; COCO's format: configs/coco.py"
         )
     pairs = {}
     for base, folders in bases.items():
@@ -71,11 +71,17 @@ def find(root: pathlib.Path) -> Layout:
 
 def _folders(base: pathlib.Path) -> tuple[str, str] | None:
     """The folders of images and of masks in a folder; "" for both if masks lie beside images; None if neither."""
-    images, masks = (next((name for name in names if (base / name).is_dir()), "") for names in (IMAGES, MASKS))
+    images = next((name for name in IMAGES if (base / name).is_dir()), "")
+    masks = next((name for name in MASKS if _holds_images(base / name)), "")
     if images and masks:
         return images, masks
     stems = {path.stem for path in base.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
     return ("", "") if any(stem + ending in stems for stem in stems for ending in ENDINGS[1:]) else None
+
+
+def _holds_images(folder: pathlib.Path) -> bool:
+    """Whether it is a folder of images; one of annotations in COCO's format is not."""
+    return folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
 
 
 def _folders_below(root: pathlib.Path) -> dict[str, tuple[str, str]]:
