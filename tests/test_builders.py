@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from gcn_jax.config import settings
+from gcn_jax.data.builders.archives import Folder, is_junk, open_archive
 from gcn_jax.data.builders.official import download
 from gcn_jax.data.masks import encode_label
 from gcn_jax.data.outlines import draw
@@ -30,6 +31,7 @@ from tests.official_data import (
     make_sbd,
     make_voc,
     pack,
+    zip_of,
 )
 
 TRAINAUG = "voc_segmentation/train+sbd/train+sbd/val-voc_segmentation/val"
@@ -160,6 +162,55 @@ def test_archives_give_the_same_records(config, official, tmp_path):
         check_same(samples(config, name, tmp_path / "archives"), expected(name, official))
     left = list((pathlib.Path(config.cache_dir) / "scratch").iterdir())
     assert not left, "the decompressed benchmark.tgz must be gone"
+
+
+JUNK = (
+    "._{}", "Thumbs.db", ".DS_Store", "desktop.ini", ".ipynb_checkpoints/{}", "@eaDir/{}", "__MACOSX/._{}",
+    "#recycle/{}", "$RECYCLE.BIN/{}", "System Volume Information/{}", ".{}.swp", ".hidden/{}",
+)  # fmt: skip
+
+
+def scatter_junk(root):
+    """Beside every file what systems and tools leave there."""
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        for name in JUNK:
+            junk = path.parent / name.format(path.name)
+            junk.parent.mkdir(exist_ok=True)
+            junk.write_bytes(b"junk")
+
+
+def test_junk_is_no_data(config, official, data, tmp_path):
+    scatter_junk(data)
+    pack(data, tmp_path / "archives")
+    for path in (tmp_path / "archives").glob("*.zip"):
+        with zipfile.ZipFile(path, "a") as archive:
+            for name in ("__MACOSX/._leftImg8bit", "._leftImg8bit", ".DS_Store"):
+                archive.writestr(name, "junk")
+    for name in ("cityscapes/train", "cityscapes/test", "voc_segmentation/val"):
+        for folder in (data, tmp_path / "archives"):
+            check_same(samples(config, name, folder), expected(name, official))
+
+
+def test_names_without_junk(tmp_path):
+    root = tmp_path / ".cache" / "@eaDir"  # above the root names mean nothing
+    for name in ("a/b.jpg", "a/c.d/e.png", "Thumbs.db.png", "a/__MACOSX.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    names = Folder(root).names("")
+    assert len(names) == 4
+    zip_of(tmp_path / "clean.zip", (root, "top"))
+    scatter_junk(root)
+    zip_of(tmp_path / "x.zip", (root, "top"), (root, "__MACOSX"))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(root, "./top")
+    assert Folder(root).names("") == names
+    assert Folder(root).names("a") == [name for name in names if name.startswith("a/")]
+    for suffix in ("zip", "tar"):
+        files = open_archive(tmp_path / f"x.{suffix}", "top", tmp_path)
+        assert files.names("") == names
+        assert files.names("a") == [name for name in names if name.startswith("a/")]
+    assert is_junk("a/THUMBS.DB")
+    assert not is_junk("../a/b.jpg")
 
 
 def test_coco_2014_is_read_where_2017_is_not(config, tmp_path):

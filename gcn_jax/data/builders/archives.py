@@ -17,6 +17,17 @@ from typing import IO
 from gcn_jax.console import bar
 from gcn_jax.errors import UserError
 
+# What operating systems, file servers and programs put beside files of ours, besides names that begin with a dot.
+_JUNK = frozenset(
+    ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini")
+)
+
+
+def is_junk(path: str | pathlib.PurePath) -> bool:
+    """Whether a file, named relative to a folder that somebody chose, is hidden or junk, or in a folder that is."""
+    parts = (part.lower() for part in pathlib.PurePath(path).parts if part != "..")
+    return any(part.startswith(".") or part in _JUNK for part in parts)
+
 
 class Files(ABC):
     """Read-only files, each named by its path relative to a root."""
@@ -27,7 +38,7 @@ class Files(ABC):
 
     @abstractmethod
     def names(self, below: str) -> list[str]:
-        """The names of all files below a folder, sorted."""
+        """The names of all files below a folder, sorted, without junk."""
 
     @abstractmethod
     def describe(self, name: str) -> str:
@@ -36,11 +47,6 @@ class Files(ABC):
     @abstractmethod
     def stamps(self, names: Callable[[], Iterable[str]]) -> Iterator[str]:
         """Yields texts that change when the files do (size and time): one per name, or one for a whole archive."""
-
-
-def is_junk(path: str) -> bool:
-    """Whether a path is hidden."""
-    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _leaves(name: str) -> bool:
@@ -64,10 +70,11 @@ class Folder(Files):
 
     def names(self, below: str) -> list[str]:
         start = self._root / below if below else self._root
-        walk = os.walk(start, followlinks=True)
-        found = (pathlib.Path(folder, file) for folder, _, files in walk for file in files)
-        names = (path.relative_to(self._root).as_posix() for path in found)
-        return sorted(name for name in names if not is_junk(name))
+        found = []
+        for folder, folders, files in os.walk(start, followlinks=True):
+            folders[:] = [name for name in folders if not is_junk(name)]
+            found += [pathlib.Path(folder, name) for name in files if not is_junk(name)]
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
 
     def describe(self, name: str) -> str:
         return str(self._root / name)
@@ -114,7 +121,8 @@ class _Archived(Files):
 
     def names(self, below: str) -> list[str]:
         start = self._prefix + (f"{below}/" if below else "")
-        return sorted(name.removeprefix(self._prefix) for name in self._members if name.startswith(start))
+        found = (name for name in self._members if name.startswith(start) and not is_junk(name.removeprefix(start)))
+        return sorted(name.removeprefix(self._prefix) for name in found)
 
     def describe(self, name: str) -> str:
         return f"{self._path}:{self._prefix}{name}"
