@@ -86,15 +86,6 @@ def test_images_of_every_mode_and_orientation(kind):
         np.testing.assert_array_equal(decode_image(encoded(photo(), kind, exif=exif), "x"), np.rot90(upright, turn))
 
 
-def test_16_bit_images_keep_their_high_bytes_and_32_bit_ones_are_named():
-    values = (np.arange(48).reshape(6, 8) * 1300).astype(np.uint16)
-    image = decode_image(encoded(Image.fromarray(values), "PNG"), "x")
-    np.testing.assert_array_equal(image, np.broadcast_to((values // 256)[..., None], (6, 8, 3)))
-    for dtype in (np.int32, np.float32):
-        with pytest.raises(UserError, match=r"a\.tif: has 32-bit channels"):
-            decode_image(encoded(Image.fromarray(values.astype(dtype)), "TIFF"), "a.tif")
-
-
 def test_huge_images_are_refused_unread():
     data = encoded(Image.new("1", (30_000, 30_000)), "PNG")
     with pytest.raises(UserError, match=r"big\.png"):

@@ -24,7 +24,8 @@ from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.config import settings
 from gcn_jax.data.builders.archives import Folder, open_archive
-from gcn_jax.data.images import MAX_PIXELS, decode_image
+from gcn_jax.data.image_files import MAX_PIXELS
+from gcn_jax.data.images import decode_image
 from gcn_jax.data.masks import decode_ids, decode_own_label
 from gcn_jax.data.outlines import draw
 from gcn_jax.data.sources import open_folder, open_part

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gcn_jax.data.builders.archives import Folder, is_junk
 from gcn_jax.data.class_files import FILE_NAMES
-from gcn_jax.data.images import IMAGE_SUFFIXES
+from gcn_jax.data.image_files import IMAGE_SUFFIXES
 from gcn_jax.data.texts import printable, read_lines
 from gcn_jax.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gcn_jax.data.images import load_pixels, open_image
+from gcn_jax.data.image_files import load_pixels, open_image
 from gcn_jax.data.legend import NO_CLASS, Legend, Pair
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError

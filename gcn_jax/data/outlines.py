@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from gcn_jax.data.images import MAX_PIXELS
+from gcn_jax.data.image_files import MAX_PIXELS
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 

@@ -13,7 +13,8 @@ from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
 from gcn_jax.data import submissions
-from gcn_jax.data.images import IMAGE_SUFFIXES, read_image
+from gcn_jax.data.image_files import IMAGE_SUFFIXES
+from gcn_jax.data.images import read_image
 from gcn_jax.data.pictures import overlay, save_picture
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import KNOWN, Datasets, open_part
@@ -24,10 +25,10 @@ from gcn_jax.inference.segmenter import make_segmenter
 
 @dataclass(frozen=True)
 class Input:
-    """An image to label: the name of its outputs, how to read it, and its file if it has one."""
+    """An image to label: the name of its outputs, how to read it (as `read_image` does), and its file if it has one."""
 
     stem: str
-    read: Callable[[], np.ndarray]
+    read: Callable[[], tuple[np.ndarray, int]]
     path: pathlib.Path | None = None
 
 
@@ -52,11 +53,11 @@ def find_inputs(pattern: str, data: Datasets) -> list[Input]:
         raise UserError(
             f"--input={pattern}: no image there; name a file, a folder or a glob of images, or a split: cityscapes/test"
         )
-    return [Input(image.stem, partial(read_image, image), image) for image in images]
+    return [Input(image.stem, partial(read_image, image, data.white), image) for image in images]
 
 
-def _image(source: Source, index: int) -> np.ndarray:
-    return source[index]["image"]
+def _image(source: Source, index: int) -> tuple[np.ndarray, int]:
+    return source[index]["image"], 0
 
 
 def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[list[pathlib.Path]]:
@@ -108,7 +109,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
         for item, (mask_path, *overlay_path) in zip(inputs, outputs, strict=True):
             progress.update()
             try:
-                image = item.read()
+                image, _ = item.read()
                 label = trained.predict(image)
             except UserError as error:
                 bad.append(f"{item.path}: {error}" if "config.eval" in str(error) else str(error))
