@@ -1,6 +1,11 @@
 """What the evaluation servers take: names, values and archives, read back by the official scripts' rules."""
 
+import contextlib
+import glob
 import io
+import os
+import random
+import re
 import tarfile
 import zipfile
 
@@ -14,13 +19,17 @@ from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import Checkpoints
 from gcn_jax.config import settings
+from gcn_jax.data.images import decode_image
+from gcn_jax.data.masks import decode_ids
+from gcn_jax.data.pictures import MAX_JPEG_SIDE, save_picture
 from gcn_jax.data.specs import VOC
 from gcn_jax.errors import UserError
 from gcn_jax.inference.segmenter import load, make_segmenter
 from gcn_jax.models import init_variables
 from gcn_jax.modes import predict
 from gcn_jax.training.step import init_state
-from tests.helpers import randomize
+from tests.helpers import randomize, train_batches
+from tests.image_bytes import mutated, png, seeds
 
 
 @pytest.fixture
@@ -132,6 +141,152 @@ def test_no_archive_lacks_an_image(trained, tmp_path):
         predict.run(config, workdir, str(tmp_path / "photos"), tmp_path / "out")
     assert not list(tmp_path.glob("out/*.zip*"))
     assert len(list(tmp_path.glob("out/results/*.png"))) == 1
+
+
+def found(pattern, config):
+    return [item.path for item in predict.find_inputs(str(pattern), settings.datasets(config))]
+
+
+def test_what_a_folder_and_a_glob_give_and_skip(config, tmp_path, capfd):
+    root = tmp_path / ".data" / "photos[1]"  # chosen by the user, whatever its name
+    for name in (
+        "b.JPG", "a.jfif", "c.heic", "._a.jpg", ".a.jpg", "Thumbs.db", "notes.txt", "more.TXT", "x.json", "README",
+        "d.gif", "below/e.png", "below/f.gif", "@eaDir/g.jpg", ".ipynb_checkpoints/h.jpg", "below/__MACOSX/i.jpg",
+        "below/._e.png",
+    ):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "gone.png").symlink_to("nowhere")
+    (root / "folder.png").mkdir()
+    images, pattern = [root / name for name in ("a.jfif", "b.JPG", "c.heic")], glob.escape(str(root))
+    assert found(root, config) == images
+    assert capfd.readouterr().err == (
+        "skipped: 3 hidden files, 2 hidden folders, 2 folders, 2 .txt, 1 file without a suffix, 1 .gif, 1 broken link, "
+        f"1 .json; to search folders, too: --input='{pattern}/**'\n"
+    )
+    assert found(f"{pattern}/**", config) == sorted([*images, root / "below/e.png"])
+    err = capfd.readouterr().err
+    assert "2 .gif" in err
+    assert "folder" not in err
+    assert found(f"{pattern}/*", config) == images
+    assert found(f"{pattern}/**/*.gif", config) == [root / "below/f.gif", root / "d.gif"]
+    capfd.readouterr()
+    for name in ("._a.jpg", "README", "@eaDir/g.jpg"):
+        assert found(root / name, config) == [root / name], "the user has named it"
+    assert not capfd.readouterr().err
+    (root / "d.gif").rename(root / "below" / ".d.jpg")
+    (root / "README").rename(root / "below" / "d.txt")
+    with pytest.raises(UserError, match=r"no image there; skipped: 1 \.txt; name a file"):
+        found(f"{pattern}/below/d*", config)
+
+
+class Threshold:
+    """In place of a network."""
+
+    def predict(self, image):
+        return (image[..., 0] > 127).astype(np.uint8)
+
+
+def test_names_of_any_bytes_deep_images_and_overlays_beyond_jpeg(config, tmp_path, capfd, monkeypatch):
+    folder, out, name = tmp_path / "photos", tmp_path / "out", os.fsdecode(b"caf\xe9")
+    pixels = write_photo(folder / "small.png", 0)
+    (folder / f"{name}.png").write_bytes(png(pixels.astype(np.uint16) * 16))
+    (folder / "other.png").write_bytes(png(pixels.astype(np.uint16) * 8))
+    (folder / os.fsdecode(b"bad\xff.png")).write_bytes(b"x")
+    write_photo(folder / "wide.png", 1, (90, 20))
+    write_photo(folder / "wider.png", 1, (91, 20))
+    monkeypatch.setattr(predict, "MAX_JPEG_SIDE", 80)
+    monkeypatch.setattr(predict, "load_trained", lambda *args: (7, {}))
+    monkeypatch.setattr(predict, "make_segmenter", lambda *args: Threshold())
+    with pytest.raises(UserError, match=r"1 of 6 images could not be labelled: .*bad.*\.png: not a readable image"):
+        predict.run(config, tmp_path, str(folder), out)
+    err = capfd.readouterr().err
+    assert err.count("more than 8 bits a channel; 0-4095 is scaled to 0-255 (white is each image's own; config") == 1
+    assert err.count("wide_overlay.png: a PNG, as a JPEG has sides of at most 80 pixels") == 1
+    assert "wider_overlay" not in err
+    written = {os.fsencode(path.name) for path in out.iterdir()}
+    assert {b"caf\xe9.png", b"caf\xe9_overlay.jpg", b"wide_overlay.png", b"wider_overlay.png"} < written
+    assert len(written) == 10
+    assert (out / "wide_overlay.png").read_bytes()[:4] == b"\x89PNG"
+    scaled = np.floor(pixels * 16.0 * 255 / 4095 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(decode_ids((out / f"{name}.png").read_bytes(), "x", 2), scaled[..., 0] > 127)
+    config.data.white = 255 * 16
+    predict.run(config, tmp_path, str(folder / f"{name}.png"), out)
+    assert "0-4080 is scaled to 0-255 (white is config.data.white)" in capfd.readouterr().err
+    np.testing.assert_array_equal(decode_ids((out / f"{name}.png").read_bytes(), "x", 2), pixels[..., 0] > 127)
+
+
+def test_jpeg_has_its_limit():
+    for side, result in (
+        (MAX_JPEG_SIDE, contextlib.nullcontext()),
+        (MAX_JPEG_SIDE + 1, pytest.raises(OSError, match="data stream")),
+    ):
+        with result:
+            save_picture(np.zeros((1, side, 3), np.uint8), io.BytesIO(), format="JPEG", quality=92)
+
+
+def test_a_png_overlay_takes_the_place_of_nothing(tmp_path, monkeypatch):
+    """It is not known to be one before the image is read."""
+    monkeypatch.setattr(predict, "MAX_JPEG_SIDE", 80)
+    out = tmp_path / "out"
+
+    def plan(width, other):
+        image = np.zeros((10, width, 3), np.uint8)
+        inputs = [predict.Input("a", lambda: (image, 0), tmp_path / "a.jpg"), predict.Input(other.stem, None, other)]
+        return predict.plan_outputs(inputs, "masks", out)
+
+    assert plan(80, tmp_path / "a_overlay.jpg")[0] == [out / "a.png", out / "a_overlay.jpg"]
+    with pytest.raises(UserError, match=r"a_overlay\.jpg and .*/a\.jpg would both be written to .*a_overlay\.png"):
+        plan(81, tmp_path / "a_overlay.jpg")
+    inputs = [
+        predict.Input("a", lambda: (np.zeros((81, 9, 3), np.uint8), 0)),
+        predict.Input("b", None, out / "a_overlay.png"),
+    ]
+    with pytest.raises(UserError, match=r"a_overlay\.png would overwrite an input image"):
+        predict.plan_outputs(inputs, "masks", out)
+
+
+@pytest.mark.slow
+def test_damaged_images_in_a_folder_and_in_training(trained, tmp_path):
+    """Each gives a result, or is named: nothing else leaves the loop, nor the threads that read ahead."""
+    rng = random.Random(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    whole = [bytes(seed) for seed in seeds()]
+    files = [mutated(rng.choice(whole), rng) for _ in range(300)]
+    for i, data in enumerate(files):
+        (folder / f"{i:03d}.png").write_bytes(data)
+    config, workdir = trained("shapes")
+    with pytest.raises(UserError, match=r"of 300 images could not be labelled") as told:
+        predict.run(config, workdir, str(folder), tmp_path / "out")
+    bad = int(re.search(r"(\d+) of 300", str(told.value))[1])
+    assert len(list((tmp_path / "out").glob("???.png"))) == 300 - bad
+    assert 30 < bad < 270
+    assert len(str(told.value).splitlines()) == 1
+
+    class Damaged:
+        """A file as a source of one sample."""
+
+        image_ids = ("0",)
+
+        def __init__(self, data):
+            self.data = data
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            image = decode_image(self.data, "photo.png")
+            return {"image": image, "label": np.zeros(image.shape[:2], np.uint8), "image_id": "0"}
+
+    config.num_steps, config.batch_size, refused = 1, 1, 0
+    for data in files:
+        try:
+            (batch,) = train_batches(Damaged(data), config)
+            assert batch["image"].shape == (1, 64, 64, 3)
+        except UserError:
+            refused += 1
+    assert refused >= bad
 
 
 def test_a_truth_that_is_not_published(config):

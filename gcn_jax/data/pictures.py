@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gcn_jax.data.specs import VOID, DatasetSpec
 
+MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
 _LEAST_HEIGHT = 192  # pixels; lower pictures are enlarged
 
 

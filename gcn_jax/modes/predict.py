@@ -1,10 +1,15 @@
 """``--mode=predict``: images in; palette PNGs and overlays out, or an archive for an evaluation server."""
 
+import collections
 import glob
+import itertools
 import pathlib
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -13,9 +18,10 @@ from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
 from gcn_jax.data import submissions
+from gcn_jax.data.builders.archives import is_junk
 from gcn_jax.data.image_files import IMAGE_SUFFIXES
 from gcn_jax.data.images import read_image
-from gcn_jax.data.pictures import overlay, save_picture
+from gcn_jax.data.pictures import MAX_JPEG_SIDE, overlay, save_picture
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import KNOWN, Datasets, open_part
 from gcn_jax.errors import UserError
@@ -35,8 +41,10 @@ class Input:
 def find_inputs(pattern: str, data: Datasets) -> list[Input]:
     """The images that ``--input`` names: a file, a folder's, a glob's matches, sorted; or those of a data set's split.
 
+    Says what it skips. A file that is named is taken, whatever its name.
+
     Raises:
-      UserError: if there is none.
+      UserError: if there is none, or the folder cannot be read.
     """
     name, _, split = pattern.partition("/")
     path = pathlib.Path(pattern).expanduser()
@@ -44,20 +52,58 @@ def find_inputs(pattern: str, data: Datasets) -> list[Input]:
         source = open_part(name, split, data)
         suffix = "_leftImg8bit" if name == "cityscapes" else ""
         return [Input(f"{image_id}{suffix}", partial(_image, source, i)) for i, image_id in enumerate(source.image_ids)]
-    if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-    else:
-        found = [path] if path.is_file() else [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
-    images = sorted(p for p in found if p.is_file())
+    try:
+        images, skipped = _find(path)
+    except OSError as error:
+        raise UserError(f"--input={pattern}: cannot be read ({error.strerror})") from error
     if not images:
         raise UserError(
-            f"--input={pattern}: no image there; name a file, a folder or a glob of images, or a split: cityscapes/test"
+            f"--input={pattern}: no image there; {f'{skipped}; ' if skipped else ''}name a file, a folder or a glob of "
+            f"images, or a split: cityscapes/test"
         )
+    if skipped:
+        say(skipped)
     return [Input(image.stem, partial(read_image, image, data.white), image) for image in images]
 
 
 def _image(source: Source, index: int) -> tuple[np.ndarray, int]:
     return source[index]["image"], 0
+
+
+def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], str]:
+    """The images of a file, a folder or a glob, sorted, and a line of what is skipped."""
+    if path.is_file():
+        return [path], ""
+    suffixes = set(IMAGE_SUFFIXES)
+    if path.is_dir():
+        root, found = path, list(path.iterdir())
+    else:
+        root = pathlib.Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        found = [file for file in map(pathlib.Path, glob.glob(str(path), recursive=True)) if not file.is_dir()]
+        if not glob.has_magic(path.suffix):  # such as *.gif, of somebody who knows what is in there
+            suffixes.add(path.suffix.lower())
+    kinds = {file: _kind(file, root) for file in sorted(found)}
+    images = [file for file, kind in kinds.items() if kind in suffixes]
+    return images, _skipped(collections.Counter(kind for kind in kinds.values() if kind not in suffixes), root)
+
+
+def _kind(file: pathlib.Path, root: pathlib.Path) -> str:
+    """A file's suffix, such as ".jpg", or what else it is: "hidden file", "folder"."""
+    is_hidden = is_junk(file.relative_to(root))
+    if file.is_dir():
+        return "hidden folder" if is_hidden else "folder"
+    if not file.is_file():
+        return "broken link"
+    return "hidden file" if is_hidden else file.suffix.lower() or "file without a suffix"
+
+
+def _skipped(counts: collections.Counter[str], root: pathlib.Path) -> str:
+    if not counts:
+        return ""
+    plural = {kind: kind if kind[0] == "." else re.sub("(file|folder|link)", r"\1s", kind) for kind in counts}
+    texts = [f"{count} {plural[kind] if count > 1 else kind}" for kind, count in counts.most_common()]
+    advice = f"; to search folders, too: --input='{glob.escape(str(root))}/**'" if counts["folder"] else ""
+    return f"skipped: {', '.join(texts)}{advice}"
 
 
 def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[list[pathlib.Path]]:
@@ -72,18 +118,46 @@ def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[l
         outputs = [[*paths, masks / f"{item.stem}_overlay.jpg"] for item, paths in zip(inputs, outputs, strict=True)]
     images = {item.path.resolve() for item in inputs if item.path}
     owner: dict[pathlib.Path, Input] = {}
+
+    def claim(path: pathlib.Path, item: Input) -> None:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--input: the name {item.stem!r} would lead out of --output={folder}; rename it")
+        if path.resolve() in images:
+            raise UserError(f"--output={folder}: {path.name} would overwrite an input image; choose another folder")
+        if path in owner:
+            raise UserError(f"--input: {owner[path].path} and {item.path} would both be written to {path}; rename one")
+
     for item, paths in zip(inputs, outputs, strict=True):
         for path in paths:
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"--input: the name {item.stem!r} would lead out of --output={folder}; rename it")
-            if path.resolve() in images:
-                raise UserError(f"--output={folder}: {path.name} would overwrite an input image; choose another folder")
-            if path in owner:
-                raise UserError(
-                    f"--input: {owner[path].path} and {item.path} would both be written to {path}; rename one"
-                )
+            claim(path, item)
             owner[path] = item
+    for item, (_, *overlay_path) in zip(inputs, outputs, strict=True):
+        for path in map(_as_png, overlay_path):
+            if (path in owner or path.resolve() in images) and _is_beyond_jpeg(item):
+                claim(path, item)
     return outputs
+
+
+def _as_png(overlay_path: pathlib.Path) -> pathlib.Path:
+    """Where an overlay goes that JPEG cannot hold."""
+    return overlay_path.with_suffix(".png")
+
+
+def _is_beyond_jpeg(item: Input) -> bool:
+    try:
+        return max(item.read()[0].shape) > MAX_JPEG_SIDE
+    except UserError:  # of which the end tells
+        return False
+
+
+def _save_overlay(picture: np.ndarray, path: pathlib.Path) -> pathlib.Path:
+    """Writes an overlay as JPEG, or as PNG if JPEG cannot hold it; returns where it is."""
+    options: dict[str, Any] = {"format": "JPEG", "quality": 92}
+    if max(picture.shape) > MAX_JPEG_SIDE:
+        path, options = _as_png(path), {"format": "PNG"}
+    with written_whole(path) as partial_path:
+        save_picture(picture, partial_path, **options)
+    return path
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, output: pathlib.Path) -> None:
@@ -104,20 +178,32 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
     say(f"labelling {len(inputs)} images with step {step} of {workdir}")
-    bad = []
+    whose = "config.data.white" if config.data.white else "each image's own; config.data.white sets that of all"
+    bad: list[str] = []
+    told: set[str] = set()
     with bar("predicting", len(inputs), "image") as progress:
+
+        def tell_once(kind: str, text: str) -> None:
+            if kind not in told:
+                told.add(kind)
+                progress.write(text, file=sys.stderr)
+
         for item, (mask_path, *overlay_path) in zip(inputs, outputs, strict=True):
             progress.update()
             try:
-                image, _ = item.read()
+                image, white = item.read()
                 label = trained.predict(image)
             except UserError as error:
                 bad.append(f"{item.path}: {error}" if "config.eval" in str(error) else str(error))
                 continue
+            if white:
+                about = f"more than 8 bits a channel; 0-{white} is scaled to 0-255 (white is {whose})"
+                tell_once("white", f"{item.path}: {about}")
             write_bytes(mask_path, submissions.encode(form, label, spec))
             for path in overlay_path:
-                with written_whole(path) as partial_path:
-                    save_picture(overlay(image, label, spec.palette()), partial_path, format="JPEG", quality=92)
+                written = _save_overlay(overlay(image, label, spec.palette()), path)
+                if written != path:
+                    tell_once("png", f"{written}: a PNG, as a JPEG has sides of at most {MAX_JPEG_SIDE:,} pixels")
     say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {output}")
     if bad:
         raise UserError(
