@@ -4,9 +4,11 @@ What is beside the pixels, such as EXIF, decides nothing but the orientation; wh
 """
 
 import contextlib
+import ctypes
 import functools
 import io
 import logging
+import pathlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,9 +27,12 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
 )  # fmt: skip
 
-# What Pillow tells of odd files is of no use to the reader of a progress bar. Set once: filters are not per thread.
+# What Pillow, and the libtiff that comes with it, tell of odd files themselves is of no use to the reader of a progress
+# bar. Set once, since none of this is per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+for _library in pathlib.Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):
+    ctypes.CDLL(str(_library)).TIFFSetErrorHandler(None)
 
 
 @contextlib.contextmanager
