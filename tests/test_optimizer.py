@@ -63,6 +63,73 @@ def test_schedules():
     np.testing.assert_allclose([poly(i) for i in (0, 5, 10)], [0.1, 0.1 * 0.5**0.9, 0], rtol=1e-6)
 
 
+def theirs(make, count=10):
+    """The learning rates of PyTorch's schedulers, before each of their steps."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = make(torch.optim.lr_scheduler, optimizer)
+    rates = []
+    for _ in range(count):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "make"),
+    [
+        ("cosine", lambda kinds, optimizer: kinds.CosineAnnealingLR(optimizer, 10)),
+        ("step", lambda kinds, optimizer: kinds.MultiStepLR(optimizer, [6, 8])),
+        ("poly", lambda kinds, optimizer: kinds.PolynomialLR(optimizer, 10, 0.9)),
+        ("one_cycle", lambda kinds, optimizer: kinds.OneCycleLR(optimizer, 0.1, total_steps=11, cycle_momentum=False)),
+    ],
+)
+def test_schedules_are_pytorchs(schedule, make):
+    ours = learning_rate(Solver(0.1, num_steps=10, schedule=schedule))
+    np.testing.assert_allclose([ours(i) for i in range(10)], theirs(make), rtol=1e-5)
+
+
+def test_a_warm_up_multiplies_what_the_schedule_says():
+    plain, warm = (learning_rate(Solver(0.1, 10, schedule="cosine", warmup_steps=steps)) for steps in (0, 4))
+    factors = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]
+    np.testing.assert_allclose([warm(i) for i in range(10)], [f * plain(i) for i, f in enumerate(factors)], rtol=1e-6)
+    updates = learning_rate(Solver(0.1, 20, warmup_steps=8, accumulate=2))
+    np.testing.assert_allclose([updates(i) for i in range(5)], [0.025, 0.05, 0.075, 0.1, 0.1], rtol=1e-6)
+
+
+def test_adamw_is_pytorchs():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([parameter], lr=0.01, betas=(0.8, 0.99), weight_decay=0.3)
+    gradients = [1.0, -3.0, 0.5]
+    for gradient in gradients:
+        parameter.grad = torch.tensor([gradient])
+        optimizer.step()
+    params = updated(gradients, name="adamw", learning_rate=0.01, betas=(0.8, 0.99), weight_decay=0.3)
+    np.testing.assert_allclose(params["bias"], parameter.detach().numpy(), rtol=1e-5)
+
+
+def test_lion_by_its_papers_algorithm():
+    parameter, momentum = 1.0, 0.0
+    for gradient in (gradients := [1.0, -3.0, 0.5]):
+        direction = np.sign(0.9 * momentum + 0.1 * gradient)
+        parameter -= 0.01 * (direction + 0.3 * parameter)
+        momentum = 0.99 * momentum + 0.01 * gradient
+    params = updated(gradients, name="lion", learning_rate=0.01, weight_decay=0.3)
+    np.testing.assert_allclose(params["kernel"], [parameter] * 2, rtol=1e-5)
+
+
+def test_the_rate_falls_from_stage_to_stage():
+    params = {"gcn_res5": jnp.ones(1), "backbone": {name: jnp.ones(1) for name in ORDER}}
+    options = {"momentum": 0.0, "weight_decay": 0.0, "backbone_rate": 0.5, "layer_decay": 0.8}
+    optimizer = make_optimizer(Solver(1.0, 10, **options))
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["gcn_res5"], [-1])
+    for name, place in ORDER.items():
+        np.testing.assert_allclose(updates["backbone"][name], [-0.5 * 0.8 ** (6 - place)], rtol=1e-6)
+
+
 def lower(config):
     """A state with random weights, and the lowered step."""
     recipe = settings.recipe(config)

@@ -14,8 +14,9 @@ from gcn_jax.console import say
 from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
 from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.training import losses
 from gcn_jax.training.loss import REDUCTIONS
-from gcn_jax.training.optimizer import DECAYED, SCHEDULES
+from gcn_jax.training.optimizer import DECAYED, OPTIMIZERS, SCHEDULES
 
 
 def _positive(value: float) -> bool:
@@ -38,12 +39,15 @@ def _three_numbers(value: Collection[Any]) -> bool:
     return len(value) == 3 and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
 
 
-def _is_crf(text: str) -> bool:
-    try:
-        crf.parse(text)
-    except ValueError:
-        return False
-    return True
+def _parses(parse: Callable[[str], Any]) -> Callable[[str], bool]:
+    def is_right(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    return is_right
 
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -61,6 +65,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_steps": _POSITIVE,
     "batch_size": _POSITIVE,
     "seed": _NOT_NEGATIVE,
+    "init_scores": _one_of("drawn", "zero"),
     "log_every": _POSITIVE,
     "eval_every": _POSITIVE,
     "checkpoint_every": _POSITIVE,
@@ -76,12 +81,29 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.white": (lambda value: 0 <= value <= 65535, "0-65535"),
     "data.num_threads": _NOT_NEGATIVE,
     "data.prefetch": _NOT_NEGATIVE,
+    "loss.name": (_parses(losses.parse), losses.FORM),
+    "loss.class_weights": (
+        _parses(losses.parse_weights),
+        f"numbers such as 1,2.5,1, one of {', '.join(losses.WEIGHTS)}, or empty",
+    ),
+    "loss.label_smoothing": _BELOW_ONE,
+    "loss.hardest": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "loss.hardest_min": _NOT_NEGATIVE,
+    "loss.focal_gamma": _NOT_NEGATIVE,
+    "optimizer.name": _one_of(*OPTIMIZERS),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.schedule": _one_of(*SCHEDULES),
     "optimizer.poly_power": _POSITIVE,
+    "optimizer.drops": (lambda values: all(0 < value < 1 for value in values), "shares of the training, as 0.6,0.8"),
+    "optimizer.warmup_steps": _NOT_NEGATIVE,
+    "optimizer.betas": (
+        lambda values: len(values) in (0, 2) and all(0 <= value < 1 for value in values),
+        "two numbers, at least 0 and below 1, or empty",
+    ),
     "optimizer.momentum": _BELOW_ONE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.backbone_rate": (_positive, "positive; to fix the backbone set config.model.freeze=res5"),
+    "optimizer.layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "optimizer.decay": _one_of(*DECAYED),
     "optimizer.loss": _one_of(*REDUCTIONS),
     "optimizer.accumulate": _POSITIVE,
@@ -91,7 +113,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.scales": (lambda value: len(value) > 0 and min(value) > 0, "one or more positive numbers, such as 0.75,1.0"),
     "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
     "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
-    "eval.crf": (_is_crf, crf.FORMAT),
+    "eval.crf": (_parses(crf.parse), crf.FORMAT),
     "eval.checkpoint": _one_of("best", "latest"),
     "eval.num_pictures": _NOT_NEGATIVE,
     "predict.format": _one_of("masks", "voc", "cityscapes"),
@@ -125,6 +147,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     check_values(config)
     if config.optimizer.accumulate > config.num_steps:
         raise UserError(f"config.optimizer.accumulate={config.optimizer.accumulate}: more than config.num_steps")
+    _check_combinations(config)
     group = config.distributed
     if group.process_id >= group.num_processes:
         raise UserError(
@@ -142,6 +165,25 @@ def validate(config: ml_collections.ConfigDict) -> None:
             count = len(config.data.classes)
             say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{last} of its masks")
     settings.model_from(config)
+
+
+def _check_combinations(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` for values that mean nothing together: what the user asked for would not happen."""
+    loss, optimizer = config.loss, config.optimizer
+    terms = {term for _, term in losses.parse(loss.name)}
+    per_pixel = terms & {"cross_entropy", "focal"}
+    in_name = "in config.loss.name"
+    for key, is_set, has_effect, needed in (
+        ("loss.class_weights", loss.class_weights, per_pixel, f"cross_entropy or focal {in_name}"),
+        ("loss.label_smoothing", loss.label_smoothing, "cross_entropy" in terms, f"cross_entropy {in_name}"),
+        ("loss.hardest", loss.hardest < 1, per_pixel, f"cross_entropy or focal {in_name}"),
+        ("loss.hardest_min", loss.hardest_min, loss.hardest < 1, "config.loss.hardest below 1"),
+        ("optimizer.loss", optimizer.loss == "sum", terms <= per_pixel, f"cross_entropy or focal alone {in_name}"),
+        ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
+        ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),
+    ):
+        if is_set and not has_effect:
+            raise UserError(f"config.{key}={_value(config, key)!r} has no effect without {needed}")
 
 
 def check_keys(config: ml_collections.ConfigDict) -> None:

@@ -27,6 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,  # of initialisation, data order and augmentation
     "data_dir": "",  # where the official files are; empty: download them
     "init_from": "",  # a workdir, whose best weights to start from, or a file of weights; empty: random ones
+    "init_scores": "drawn",  # or "zero": random heads start with scores of 0, whatever the scale of the features
     "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
     "log_every": 20,  # steps
     "eval_every": 5000,  # steps; an evaluation is also a checkpoint
@@ -66,13 +67,26 @@ _DEFAULTS: dict[str, Any] = {
         "num_threads": 4,  # that read and decode
         "prefetch": 16,  # samples read ahead, or a batch a thread if that is more
     },
+    "loss": {
+        "name": "cross_entropy",  # or focal, dice, lovasz, or a sum of them: "cross_entropy+0.5*lovasz"
+        "class_weights": "",  # "1,2.5,1", or "median_frequency", "inverse", "effective_number": from the training data
+        "label_smoothing": 0.0,  # of cross_entropy
+        "hardest": 1.0,  # the share of pixels, those with the largest loss, that cross_entropy and focal count ...
+        "hardest_min": 0,  # ... but so many at least
+        "focal_gamma": 2.0,
+    },
     "optimizer": {
+        "name": "sgd",  # or "adamw", "lion"
         "learning_rate": 2.6e-5,  # FCN's 1e-10 on the summed loss of 512 x 512 pixels (our choice)
-        "schedule": "fixed",  # or "poly"
+        "schedule": "fixed",  # or "poly", "cosine", "step", "one_cycle"
         "poly_power": 0.9,
-        "momentum": 0.99,
+        "drops": (0.6, 0.8),  # of "step": the shares of the training after which the rate is divided by 10
+        "warmup_steps": 0,  # over which the rate first rises from 0
+        "momentum": 0.99,  # of "sgd"
+        "betas": (),  # of "adamw" and "lion"; empty: their papers'
         "weight_decay": 5e-4,
         "backbone_rate": 1.0,  # the backbone's learning rate to that of the rest; model.freeze fixes it
+        "layer_decay": 1.0,  # a further factor for each stage of the backbone, from the heads down
         "decay": "all",  # or "kernels": what weight decay applies to
         "loss": "mean",  # over non-void pixels, or their "sum"
         "accumulate": 1,  # batches whose mean gradient makes one update

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from gcn_jax.config.defaults import PREPROCESSING
 from gcn_jax.data import sources
@@ -15,6 +16,7 @@ from gcn_jax.errors import UserError
 from gcn_jax.models import GCN, build_model
 from gcn_jax.models.preprocessing import Preprocessing
 from gcn_jax.runtime.processes import Meeting
+from gcn_jax.training.losses import Loss, class_weights, parse_weights
 from gcn_jax.training.optimizer import Solver, make_optimizer
 from gcn_jax.training.step import Recipe
 
@@ -91,11 +93,32 @@ def solver(config: ml_collections.ConfigDict) -> Solver:
     return _of_group(Solver, config.optimizer, num_steps=config.num_steps)
 
 
-def recipe(config: ml_collections.ConfigDict) -> Recipe:
-    """What a training step is made of; raises `UserError` naming the key of a wrong value of the model."""
+def loss(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) -> Loss:
+    """What training minimises.
+
+    Args:
+      config: of the run.
+      pixels: the number of pixels of each label value in the training data, int64 [256], for class weights that follow
+        from them; None: these weights are 1, which only a plan can make use of.
+
+    Raises:
+      UserError: if the number of weights is not that of the classes.
+    """
+    classes = spec_from(config).num_classes
+    weights = parse_weights(config.loss.class_weights)
+    if isinstance(weights, str):
+        weights = (1.0,) * classes if pixels is None else class_weights(weights, pixels[:classes])
+    if weights and len(weights) != classes:
+        raise UserError(f"config.loss.class_weights: {len(weights)} weights, but the data have {classes} classes")
+    return _of_group(Loss, config.loss, reduction=config.optimizer.loss, weights=weights)
+
+
+def recipe(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) -> Recipe:
+    """What a training step is made of; raises `UserError` naming the key of a wrong value. For pixels see `loss`."""
     optimizer = make_optimizer(solver(config))
-    options = config.optimizer
-    return Recipe(model_from(config), optimizer, preprocessing(config), options.loss, options.ema_decay)
+    return Recipe(
+        model_from(config), optimizer, preprocessing(config), loss(config, pixels), config.optimizer.ema_decay
+    )
 
 
 def protocol(config: ml_collections.ConfigDict) -> Protocol:

@@ -251,11 +251,21 @@ def open_source(key: str, data: Datasets, splits: Mapping[str, Split] | None = N
     return Selection([split for _, split in added], list(chosen.values()))
 
 
+def _pixels(parts: Sequence[tuple[Part, Split]]) -> np.ndarray:
+    return sum((split.pixels() for _, split in parts), np.zeros(256, np.int64))
+
+
+def trained_pixels(data: Datasets, splits: Mapping[str, Split]) -> np.ndarray:
+    """The number of pixels of each label value in the splits that are added up to train on, int64 [256]."""
+    parts = [part for part in parse("train", data) if not part.is_removed]
+    return _pixels([(part, splits[f"{part.name}/{part.split}"]) for part in parts])
+
+
 def _check_classes(key: str, data: Datasets, parts: Sequence[tuple[Part, Split]]) -> None:
     """Tells of classes without a pixel; raises `UserError` if there is only one class to learn."""
     if any(part.name == "shapes" for part, _ in parts):  # drawn with all its classes; to count them takes seconds
         return
-    pixels = sum((split.pixels() for _, split in parts), np.zeros(256, np.int64))
+    pixels = _pixels(parts)
     names = spec_of(parts[0][0].name, data).class_names
     absent = [name for name, number in zip(names, pixels, strict=False) if not number]
     where = f"config.data.{key}={getattr(data, key)!r}"

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from .backbones.resnet import Norm
+from .heads import HEADS
 from .layers import Conv, ConvTranspose, bilinear_kernel
 from .ops.xla import platform
 
@@ -48,6 +49,26 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
         return _initial_value(modules[tuple(module_path)], name, leaf.shape, rng)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def with_zero_scores(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters whose heads give the score 0 to every class, whatever the scale of the features: our choice.
+
+    The last convolution of each stage's head starts with zeros; boundary refinement keeps scores of 0 as they are. The
+    loss then starts at the logarithm of the number of classes.
+    """
+
+    def silenced(head: dict[str, Any]) -> dict[str, Any]:
+        if "kernel" in head:
+            return {**head, "kernel": np.zeros_like(head["kernel"])}
+        if "left_row" in head:
+            last = ["projection"] if "projection" in head else ["left_row", "right_column"]
+        else:
+            last = [max(head, key=lambda name: int(name.removeprefix("conv")))]
+        return {**head, **{name: silenced(head[name]) for name in last}}
+
+    is_head = {name: name.startswith(tuple(f"{head}_res" for head in HEADS)) for name in params}
+    return {name: silenced(module) if is_head[name] else module for name, module in params.items()}
 
 
 def _initial_value(module: nn.Module, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

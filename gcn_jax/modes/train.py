@@ -18,7 +18,7 @@ from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.samples import Source
-from gcn_jax.data.sources import open_sources
+from gcn_jax.data.sources import open_sources, open_splits, trained_pixels
 from gcn_jax.errors import TrainingError, UserError
 from gcn_jax.evaluation.counts import SCORES
 from gcn_jax.evaluation.evaluator import Evaluator
@@ -26,6 +26,7 @@ from gcn_jax.evaluation.result import as_json, score_table
 from gcn_jax.files import RunFile, make_workdir, write_json
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
+from gcn_jax.models.initial import with_zero_scores
 from gcn_jax.modes.run_images import check_unseen, keep_split, settle_folder
 from gcn_jax.modes.start_weights import check_start, start_weights, with_own_statistics
 from gcn_jax.runtime import agreement
@@ -98,12 +99,16 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
     with agreement.agreed(found):
         if was_resumed and not is_resumed:
             check_start(config, workdir, is_resumed)
-        recipe, data = settings.recipe(config), settings.datasets(config)
-        variables = init_variables(recipe.model, config.seed)
+        data = settings.datasets(config)
+        variables = init_variables(settings.model_from(config), config.seed)
+        if config.init_scores == "zero":
+            variables["params"] = with_zero_scores(variables["params"])
         if config.init_from and not is_resumed:
             variables = start_weights(config, variables)
         make_workdir(workdir)
-        train_source, eval_source = open_sources(data)
+        splits = open_splits(data)
+        train_source, eval_source = open_sources(data, splits)
+        recipe = settings.recipe(config, trained_pixels(data, splits) if config.loss.class_weights else None)
         settle_folder(config)
         images = check_unseen(workdir, train_source, eval_source, is_resumed=is_resumed)
         found.update(agreement.of_data(data, train_source, eval_source))
@@ -182,7 +187,7 @@ class StepLog:
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, first: int, run_log: RunLog):
         solver = settings.solver(config)
         self._rate: optax.Schedule = learning_rate(solver)
-        self._accumulate = solver.accumulate
+        self._solver, self._is_clipping_told = solver, False
         self._workdir, self._first, self._log = workdir, first, run_log
         self._progress = Progress(first, config.num_steps, config.batch_size)
         self._unread: list[dict[str, jax.Array]] = []
@@ -197,9 +202,22 @@ class StepLog:
             return
         means = check_finite(step, self._unread, self._workdir)
         if is_due:
-            means["learning_rate"] = float(self._rate((step - 1) // self._accumulate))
+            means["learning_rate"] = float(self._rate((step - 1) // self._solver.accumulate))
+            self._tell_clipping()
             self._log.scalars(step, self._progress.report(step, means))
             self._unread = []
+
+    def _tell_clipping(self) -> None:
+        """Says once if most steps since the last log are far shorter than the learning rate says."""
+        norms, limit = np.array([metrics["grad_norm"] for metrics in self._unread]), self._solver.clip_norm
+        if self._is_clipping_told or not limit or self._solver.name != "sgd" or np.mean(norms > limit) <= 0.5:
+            return
+        self._is_clipping_told = True
+        say(
+            f"note: {np.sum(norms > limit)} of {len(norms)} steps were clipped to config.optimizer.clip_norm={limit:g}; "
+            f"the gradient's norm is about {np.median(norms):.3g}; if the loss falls too slowly, set clip_norm near "
+            f"that, start with config.init_scores=zero, or take config.optimizer.name=adamw"
+        )
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step; waits for the run's first, which compiles, and says how long it took."""

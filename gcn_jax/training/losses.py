@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gcn_jax.data.specs import VOID
 from gcn_jax.training.loss import cross_entropy
 
+WEIGHTS = ("median_frequency", "inverse", "effective_number")
 FORM = "a sum of cross_entropy, focal, dice and lovasz, each with a factor if you like: cross_entropy+0.5*lovasz"
 
 
@@ -93,13 +95,51 @@ def parse(name: str) -> list[tuple[float, str]]:
       >>> parse("cross_entropy + 0.5*lovasz")
       [(1.0, 'cross_entropy'), (0.5, 'lovasz')]
     """
-    terms = []
+    terms: list[tuple[float, str]] = []
     for term in name.replace(" ", "").split("+"):
         match = re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(cross_entropy|focal|dice|lovasz)", term)
         if not match or match[2] in (known for _, known in terms):
             raise ValueError(f"{term!r} is unknown or repeated; the loss is {FORM}")
         terms.append((float(match[1] or 1), match[2]))
     return terms
+
+
+def parse_weights(text: str) -> tuple[float, ...] | str:
+    """The numbers, or the rule, that ``config.loss.class_weights`` states; raises `ValueError` if it is neither."""
+    if text in ("", *WEIGHTS):
+        return text or ()
+    weights = tuple(map(float, text.split(",")))
+    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
+        raise ValueError(f"{text!r}: weights are at least 0, and one is more")
+    return weights
+
+
+def class_weights(rule: str, pixels: np.ndarray) -> tuple[float, ...]:
+    """Weights of classes by how often they occur; 0 for a class that does not. Their mean over the others is 1.
+
+    Args:
+      rule: "inverse": of the number of pixels. "median_frequency" (Eigen and Fergus, ICCV 2015): the same but for their
+        scale, with the median of the frequencies over that of the class; the frequencies are over all pixels, our
+        choice, and the weights stay on the paper's scale. "effective_number" (Cui et al., CVPR 2019):
+        ``(1 - b) / (1 - b ** n)`` for n pixels, with b = (N - 1) / N for N pixels in all.
+      pixels: the number of pixels of each class, int64 [C].
+
+    Returns:
+      A weight for each class.
+    """
+    counts = np.asarray(pixels, np.float64)
+    occurs = counts > 0
+    known, total = counts[occurs], counts.sum()
+    match rule:
+        case "median_frequency":
+            found = np.median(known) / known
+        case "inverse":
+            found = 1 / known
+        case _:
+            found = 1 / -np.expm1(known * np.log1p(-1 / total))
+    weights = np.zeros(len(counts))
+    weights[occurs] = found if rule == "median_frequency" else found / found.mean()
+    return tuple(weights.tolist())
 
 
 def _of_truth(values: jax.Array, label: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """The state of a training, and the pure function that computes one step of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from gcn_jax.models import GCN
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
-from gcn_jax.training.loss import cross_entropy
+from gcn_jax.training.losses import Loss
 from gcn_jax.training.optimizer import join_fixed, split_fixed
 
 _LARGE = 4096  # from so many numbers on an array is not joined with others to compute a norm
@@ -54,14 +54,14 @@ class Recipe:
       model: the network; the part of its backbone that `freeze` names is not trained.
       optimizer: for the trained parameters, see `split_fixed`.
       preprocessing: how images are normalised.
-      loss: the reduction of the loss, "mean" or "sum", see `cross_entropy`.
+      loss: what is minimised.
       ema_decay: the decay per step of an exponential moving average of the parameters; 0: there is no average.
     """
 
     model: GCN
     optimizer: optax.GradientTransformation
     preprocessing: Preprocessing
-    loss: str = "mean"
+    loss: Loss = field(default_factory=Loss)
     ema_decay: float = 0.0
 
 
@@ -102,7 +102,7 @@ def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
         variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
         images = normalize(batch["image"], recipe.preprocessing)
         logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats"])
-        return cross_entropy(logits, batch["label"], recipe.loss), updated["batch_stats"]
+        return recipe.loss(logits, batch["label"]), updated["batch_stats"]
 
     return loss_fn
 
