@@ -82,12 +82,17 @@ def theirs(make, count=10):
         ("cosine", lambda kinds, optimizer: kinds.CosineAnnealingLR(optimizer, 10)),
         ("step", lambda kinds, optimizer: kinds.MultiStepLR(optimizer, [6, 8])),
         ("poly", lambda kinds, optimizer: kinds.PolynomialLR(optimizer, 10, 0.9)),
-        ("one_cycle", lambda kinds, optimizer: kinds.OneCycleLR(optimizer, 0.1, total_steps=11, cycle_momentum=False)),
     ],
 )
 def test_schedules_are_pytorchs(schedule, make):
     ours = learning_rate(Solver(0.1, num_steps=10, schedule=schedule))
     np.testing.assert_allclose([ours(i) for i in range(10)], theirs(make), rtol=1e-5)
+
+
+def test_one_cycle_is_pytorchs_but_for_the_step_of_its_peak():
+    rates = theirs(lambda kinds, optimizer: kinds.OneCycleLR(optimizer, 0.1, 1000, cycle_momentum=False), 1000)
+    ours = jax.vmap(learning_rate(Solver(0.1, num_steps=1000, schedule="one_cycle")))(jnp.arange(1000))
+    np.testing.assert_allclose(ours, rates, atol=0.1 * 0.01)
 
 
 def test_a_warm_up_multiplies_what_the_schedule_says():

@@ -214,7 +214,7 @@ class StepLog:
             return
         self._is_clipping_told = True
         say(
-            f"note: {np.sum(norms > limit)} of {len(norms)} steps were clipped to config.optimizer.clip_norm={limit:g}; "
+            f"note: {np.sum(norms > limit)} of {len(norms)} steps were clipped, config.optimizer.clip_norm={limit:g}; "
             f"the gradient's norm is about {np.median(norms):.3g}; if the loss falls too slowly, set clip_norm near "
             f"that, start with config.init_scores=zero, or take config.optimizer.name=adamw"
         )
