@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcn_jax.training.losses import Loss, parse
+from gcn_jax import config as config_lib
+from gcn_jax.config import settings
+from gcn_jax.errors import UserError
+from gcn_jax.runtime.mesh import make_mesh
+from gcn_jax.training.losses import Loss, class_weights, parse
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
 WEIGHTS = (0.5, 2.0, 1.0, 3.0)
@@ -121,3 +125,60 @@ def test_a_batch_of_void_and_a_sure_pixel_give_finite_gradients(name, options):
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=r"the loss is a sum of cross_entropy"):
         parse(name)
+
+
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+def test_on_a_mesh_a_loss_is_that_of_the_whole_batch(mesh):
+    loss = Loss("cross_entropy+dice+lovasz+focal", weights=WEIGHTS, hardest=0.3)
+    rng = np.random.default_rng(1)
+    label = rng.choice(np.array([0, 1, 3, 255], np.uint8), (8, 8, 6))
+    logits = rng.standard_normal((8, 8, 6, 4)).astype(np.float32)
+    expected = jax.value_and_grad(loss)(jnp.asarray(logits), jnp.asarray(label))
+    sharding = jax.sharding.NamedSharding(make_mesh(*mesh), jax.sharding.PartitionSpec("data", "space"))
+    found = jax.jit(jax.value_and_grad(loss))(*(jax.device_put(x, sharding) for x in (logits, label)))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-7)
+
+
+def test_class_weights_by_hand():
+    pixels = np.array([8, 4, 0, 1])
+    np.testing.assert_allclose(class_weights("median_frequency", pixels), [0.5, 1, 0, 4])
+    np.testing.assert_allclose(class_weights("inverse", pixels), np.array([1, 2, 0, 8]) * 3 / 11)
+    share = 12 / 13
+    effective = np.array([(1 - share) / (1 - share**n) if n else 0 for n in pixels])
+    np.testing.assert_allclose(class_weights("effective_number", pixels), effective * 3 / effective.sum())
+
+
+def test_class_weights_of_a_config(config):
+    config.loss.class_weights = "1,2,3,4,5,6"
+    assert settings.loss(config).weights == (1, 2, 3, 4, 5, 6)
+    config.loss.class_weights = "inverse"
+    pixels = np.zeros(256, np.int64)
+    pixels[:6], pixels[255] = [1, 1, 1, 1, 1, 2], 99
+    np.testing.assert_allclose(settings.loss(config, pixels).weights, np.array([2, 2, 2, 2, 2, 1]) * 6 / 11)
+    config.loss.class_weights = "1,2"
+    with pytest.raises(UserError, match=r"config\.loss\.class_weights: 2 weights, but the data have 6 classes"):
+        settings.loss(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"loss.name": "dice", "loss.class_weights": "inverse"},
+            r"loss\.class_weights='inverse' has no effect without",
+        ),
+        ({"loss.name": "focal", "loss.label_smoothing": 0.1}, r"loss\.label_smoothing=0\.1 has no effect without"),
+        ({"loss.hardest_min": 9}, r"loss\.hardest_min=9 has no effect without config\.loss\.hardest below 1"),
+        ({"loss.name": "cross_entropy+dice", "optimizer.loss": "sum"}, r"optimizer\.loss='sum' has no effect"),
+        ({"loss.name": "lovas"}, r"config\.loss\.name must be a sum of .* Got 'lovas'"),
+        ({"loss.class_weights": "1,x"}, r"config\.loss\.class_weights must be numbers"),
+        ({"optimizer.betas": (0.9, 0.99)}, r"optimizer\.betas=\(0\.9, 0\.99\) has no effect without .*adamw"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(config, values, message):
+    for key, value in values.items():
+        group, name = key.split(".")
+        config[group][name] = value
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)

@@ -3,6 +3,8 @@
 Void pixels count in none of them.
 """
 
+import functools
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +48,8 @@ class Loss:
 
         It is differentiable with respect to the logits. Without a pixel that is not void it is 0.
         """
-        return sum((factor * self._terms[term](logits, label) for factor, term in parse(self.name)), jnp.zeros(()))
+        values = [(factor, self._terms[term](logits, label)) for factor, term in parse(self.name)]
+        return functools.reduce(operator.add, (value if factor == 1 else factor * value for factor, value in values))
 
     @property
     def _terms(self) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
