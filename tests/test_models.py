@@ -20,6 +20,7 @@ from gcn_jax.config import settings
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.decoders.gcn import BoundaryRefine
 from gcn_jax.models.heads import GlobalConv
+from gcn_jax.models.initial import with_zero_scores
 from gcn_jax.models.layers import Conv, ConvTranspose, bilinear_kernel
 from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.convolution import conv_transpose2d
@@ -405,3 +406,14 @@ def test_gradients_and_three_sgd_steps_equal_the_twins(twins):
     theirs = dict(twin.named_parameters())
     for name, value in twin_lib.flatten({"params": params, "batch_stats": {}}).items():
         assert relative(twin_lib.to_torch(name, value), theirs[names[name]].detach()) < 1e-4, name
+
+
+@pytest.mark.parametrize("head", ["gcn", "conv1x1", "conv", "stack3x3"])
+@pytest.mark.parametrize("branches", ["sum", "concat"])
+def test_heads_can_start_at_scores_of_zero(head, branches):
+    model = build_model(5, "resnet14", 5, width=4, head=head, head_width=6, branches=branches)
+    variables = init_variables(model, 0)
+    silent = {**variables, "params": with_zero_scores(variables["params"])}
+    images = 100 * jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    assert jnp.abs(jax.jit(model.apply)(variables, images)).max() > 1
+    assert not jnp.abs(jax.jit(model.apply)(silent, images)).any()

@@ -98,7 +98,7 @@ class TrainBatches(Iterator[Batch]):
 
     Examples:
       >>> from gcn_jax.data.batches import Augmentation, Reading, TrainBatches
-      >>> from gcn_jax.data.sources import ShapesSource
+      >>> from gcn_jax.data.shapes import ShapesSource
       >>> augmentation = Augmentation(size=64, mean=(124, 116, 104))
       >>> source = ShapesSource("train")  # drawn images
       >>> batches = TrainBatches(source, augmentation, Reading(), batch_size=2, num_batches=3, seed=0)

@@ -6,9 +6,11 @@ VOC. Sample i of a split depends only on the split and on i.
 """
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 
+from gcn_jax.data.samples import Sample
 from gcn_jax.data.specs import SHAPES, VOID
 
 SPLIT_SIZES = {"train": 4000, "val": 200}
@@ -74,3 +76,25 @@ def draw(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         label[inside] = class_id
         label[abs(distance) < _OUTLINE] = VOID
     return image.clip(0, 255).astype(np.uint8), label
+
+
+class ShapesSource:
+    """The drawn data set `shapes`; each image is drawn whenever it is asked for."""
+
+    def __init__(self, split: str):
+        self._split = split
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        return [f"{self._split}_{index:06d}" for index in range(len(self))]
+
+    def pixels(self) -> np.ndarray:
+        labels = (self[i]["label"].reshape(-1) for i in range(len(self)))
+        return sum((np.bincount(label, minlength=256) for label in labels), np.zeros(256, np.int64))
+
+    def __len__(self) -> int:
+        return SPLIT_SIZES[self._split]
+
+    def __getitem__(self, index: int, /) -> Sample:
+        image, label = draw(self._split, int(index))
+        return {"image": image, "label": label, "image_id": f"{self._split}_{index:06d}"}

@@ -10,10 +10,9 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from gcn_jax.console import say
 from gcn_jax.data import shapes
@@ -23,11 +22,11 @@ from gcn_jax.data.builders.coco import CocoVoc
 from gcn_jax.data.builders.voc import Sbd, VocSegmentation
 from gcn_jax.data.coco_folder import CocoFolder
 from gcn_jax.data.folder import SPLITS, LabelledFolder
-from gcn_jax.data.images import decode_image
 from gcn_jax.data.legend import Legend, parse_classes
-from gcn_jax.data.masks import decode_own_label
 from gcn_jax.data.own_folder import FolderSource, OwnFolder
-from gcn_jax.data.samples import Sample, Selection, Source, Split
+from gcn_jax.data.records import RecordSource
+from gcn_jax.data.samples import Selection, Source, Split
+from gcn_jax.data.shapes import ShapesSource
 from gcn_jax.data.specs import SHAPES, VOID, DatasetSpec
 from gcn_jax.errors import UserError
 
@@ -68,65 +67,6 @@ class Datasets:
     first_id: int = 0
     exif: str = "apply"
     white: int = 0
-
-
-class ShapesSource:
-    """The drawn data set `shapes`; each image is drawn whenever it is asked for."""
-
-    def __init__(self, split: str):
-        self._split = split
-
-    @property
-    def image_ids(self) -> Sequence[str]:
-        return [f"{self._split}_{index:06d}" for index in range(len(self))]
-
-    def pixels(self) -> np.ndarray:
-        labels = (self[i]["label"].reshape(-1) for i in range(len(self)))
-        return sum((np.bincount(label, minlength=256) for label in labels), np.zeros(256, np.int64))
-
-    def __len__(self) -> int:
-        return shapes.SPLIT_SIZES[self._split]
-
-    def __getitem__(self, index: int, /) -> Sample:
-        image, label = shapes.draw(self._split, int(index))
-        return {"image": image, "label": label, "image_id": f"{self._split}_{index:06d}"}
-
-
-class RecordSource:
-    """Prepared records, decoded as they are read."""
-
-    def __init__(self, builder: SegmentationBuilder):
-        """Opens the records that a builder has prepared.
-
-        It needs the builder. With only the records' directory, tfds would import any module that a file in it names.
-        """
-        skip = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-        self._records: Any = builder.as_data_source(split=builder.split, decoders=skip)
-        self._directory, self._name = builder.data_dir, f"{builder.name}/{builder.split}"
-        self.image_ids: Sequence[str] = builder.info.metadata["image_ids"]
-        self._pixels = builder.info.metadata["pixels"]
-
-    def pixels(self) -> np.ndarray:
-        return np.array(self._pixels)
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        image_id = self.image_ids[int(index)]
-        name = f"record {image_id} of {self._name}"
-        try:
-            record = self._records[int(index)]
-            is_whole = record["image_id"].decode() == image_id
-        except Exception as error:  # damaged bytes make the readers raise many kinds
-            raise UserError(f"{name}: damaged; delete {self._directory} to have it prepared again ({error})") from error
-        if not is_whole:
-            raise UserError(f"{name}: damaged; delete {self._directory} to have it prepared again")
-        return {
-            "image": decode_image(record["image"], f"image of {name}"),
-            "label": decode_own_label(record["label"], f"label of {name}"),
-            "image_id": image_id,
-        }
 
 
 class Part(NamedTuple):
