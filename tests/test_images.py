@@ -15,6 +15,7 @@ from PIL import Image
 
 from gcn_jax.data import image_files
 from gcn_jax.data.images import decode_image, orientation, white_of
+from gcn_jax.data.masks import read_mask
 from gcn_jax.errors import UserError
 from tests.image_bytes import (
     NEGATIVE,
@@ -255,7 +256,7 @@ def test_a_tiff_whose_other_tags_are_malformed_is_read(compression):
 
 def check_survives(data):
     """Each reading gives an image, or one line that names the file."""
-    for read in (decode_image, orientation, white_of):
+    for read in (decode_image, orientation, white_of, read_mask):
         try:
             found, told = read(data, "photo.jpg"), ""
         except UserError as error:
@@ -308,6 +309,7 @@ _READ_ALL = """
 import pathlib, sys
 from concurrent.futures import ThreadPoolExecutor
 from gcn_jax.data.images import decode_image
+from gcn_jax.data.masks import read_mask
 from gcn_jax.errors import UserError
 def read(path):
     try:

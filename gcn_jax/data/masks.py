@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gcn_jax.data.image_files import load_pixels, open_image
+from gcn_jax.data.deep_images import is_deep
+from gcn_jax.data.image_files import errors_named, load_pixels, open_image
 from gcn_jax.data.legend import NO_CLASS, Legend, Pair
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
@@ -76,7 +77,7 @@ def read_mask(data: bytes, name: str) -> Mask:
     image = open_image(data, name)
     rawmode = _rawmode(image)
     _check_lossless(image, data, name)
-    if rawmode.startswith(("RGB", "LA")) and ";16" in rawmode:
+    if is_deep(image, data) and image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         raise UserError(f"{name}: a mask of 16 bits per colour; save it with 8, or as grey values")
     image = load_pixels(image, name)
     if image.mode in ("RGB", "RGBA"):
@@ -108,8 +109,10 @@ def _check_lossless(image: Image.Image, data: bytes, name: str) -> None:
             f"{name}: a mask in {image.format}, which does not keep its values (lossy compression); export the masks "
             f"anew as PNG: to convert this file does not bring its values back"
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise UserError(f"{name}: holds {image.n_frames} pages; a mask is one image")  # type: ignore[attr-defined]
+    with errors_named(name, "damaged image file"):
+        pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise UserError(f"{name}: holds {pages} pages; a mask is one image")
 
 
 def _webp_chunks(data: bytes) -> Iterator[bytes]:
