@@ -77,8 +77,9 @@ def read_mask(data: bytes, name: str) -> Mask:
     image = open_image(data, name)
     rawmode = _rawmode(image)
     _check_lossless(image, data, name)
-    if is_deep(image, data) and image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        raise UserError(f"{name}: a mask of 16 bits per colour; save it with 8, or as grey values")
+    with errors_named(name, "damaged image file"):
+        if is_deep(image, data) and image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+            raise UserError(f"{name}: a mask of 16 bits per colour; save it with 8, or as grey values")
     image = load_pixels(image, name)
     if image.mode in ("RGB", "RGBA"):
         red, green, blue = np.moveaxis(np.asarray(image)[..., :3].astype(np.uint32), -1, 0)
