@@ -17,10 +17,12 @@ import pytest
 import scipy.special
 
 from gcn_jax import config as config_lib
+from gcn_jax import crf
+from gcn_jax.config import settings
 from gcn_jax.data.sources import ShapesSource
 from gcn_jax.errors import UserError
 from gcn_jax.evaluation.counts import Counts
-from gcn_jax.evaluation.evaluator import Evaluation, LabelledImage
+from gcn_jax.evaluation.evaluator import Evaluation, Evaluator, LabelledImage
 from gcn_jax.evaluation.result import score_table
 from gcn_jax.inference.labeller import WINDOW
 from gcn_jax.models import init_variables
@@ -181,12 +183,59 @@ def test_a_mesh_labels_as_one_device_does(config):
         labeller(net, config, mesh_of(config))
 
 
-def test_a_window_larger_than_the_image_is_refused(config):
-    config.eval.window = 101
-    inference, variables = labeller(Net(1), config), prepared(Net(1))
-    assert inference.start(variables, [photo(20, 101)])()[0].shape == (20, 101)
-    with pytest.raises(UserError, match=r"config.eval.window=101: larger than an image of 100x90 pixels; choose"):
-        inference.start(variables, [photo(90, 100)])
+@pytest.mark.parametrize(
+    ("shape", "flip", "params"),
+    [
+        ((48, 48), False, ""),
+        ((64, 20), True, ""),
+        ((1, 3), False, ""),
+        pytest.param((48, 48), True, "2,3,1,4,67,3", marks=pytest.mark.slow),
+    ],
+)
+def test_an_image_smaller_than_a_window_is_padded_to_it(config, shape, flip, params):
+    """By the mean colour, at the bottom and right, as whole images are; against the network on such an image."""
+    net, image = Net(5), photo(*shape)
+    variables = prepared(net)
+    padded = np.tile(np.rint(config.data.mean).astype(np.uint8), (64, 64, 1))
+    padded[: shape[0], : shape[1]] = image
+    expected = whole(net, variables, padded, config)
+    if flip:
+        expected = (expected + whole(net, variables, padded[:, ::-1], config)[:, ::-1]) / 2
+    expected = expected[: shape[0], : shape[1]]
+    if params:
+        expected = crf.refine(image, crf.log_probabilities(expected), crf.parse(params))
+    config.eval.update(window=64, batch_size=2, flip=flip, crf=params)
+    inference = labeller(net, config)
+    found = inference.probabilities(variables, image)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(inference.start(variables, [image])()[0], found.argmax(-1))
+
+
+class SomeSizes(ShapesSource):
+    """Images smaller than a window of 64 pixels in both directions, in one, in none."""
+
+    shapes = ((48, 48), (48, 130), (130, 48), (64, 64), (40, 64), (100, 90))
+
+    def __len__(self):
+        return len(self.shapes)
+
+    def __getitem__(self, index):
+        label = np.random.default_rng(index).integers(0, 6, self.shapes[index], np.uint8)
+        return {"image": photo(*self.shapes[index], index), "label": label, "image_id": str(index)}
+
+
+@pytest.mark.slow
+def test_a_split_may_mix_images_smaller_and_larger_than_a_window(config):
+    """A net that sees no more than a pixel labels them as they are."""
+    config.eval.update(window=64, stride=40, batch_size=2)
+    net, source = Net(1, num_classes=6), SomeSizes("val")
+    variables = prepared(net)
+    applied = Evaluator(source, labeller(net, config), settings.spec_from(config), settings.reading(config))
+    evaluation = applied(variables)
+    assert list(evaluation.images) == list(range(6))
+    for i, found in evaluation.images.items():
+        prediction = np.frombuffer(zlib.decompress(found.packed), np.uint8).reshape(source.shapes[i])
+        np.testing.assert_array_equal(prediction, whole(net, variables, source[i]["image"], config).argmax(-1))
 
 
 @pytest.mark.parametrize(

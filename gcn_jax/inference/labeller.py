@@ -3,7 +3,8 @@
 Nested from the outside in, as a `Protocol` asks for it:
 
 * an image is one canvas, padded at the bottom and right to one of a few shapes; or, where ``window`` is set or its
-  largest view would exceed `WHOLE` pixels, the windows of a grid, whose probabilities are averaged where they overlap;
+  largest view would exceed `WHOLE` pixels, the windows of a grid, whose probabilities are averaged where they overlap
+  (an image that is lower or narrower than a window is padded to it in the same way);
 * the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
   if ``flip`` is set;
 * a view is what the network sees.
@@ -99,7 +100,7 @@ class Labeller:
           A function that waits for the labels: uint8 [H, W] of each image.
 
         Raises:
-          UserError: if the window is larger than the image, or the image too large for the CRF.
+          UserError: if the image is too large for the CRF.
         """
         shape = self.canvas(*images[0].shape[:2])
         if shape is None:
@@ -200,11 +201,6 @@ class Labeller:
     def _grid(self, height: int, width: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Side, tops and lefts of the windows of an image: evenly spaced, at most a stride apart, over all of it."""
         side = self._protocol.window or self._divisible(WINDOW)
-        if side > max(height, width):
-            raise UserError(
-                f"config.eval.window={side}: larger than an image of {width}x{height} pixels; "
-                f"choose a smaller one, or 0 to take images whole"
-            )
         stride = self._protocol.window_stride(side)
 
         def starts(length: int) -> np.ndarray:

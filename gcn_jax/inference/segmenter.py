@@ -53,7 +53,7 @@ class Segmenter:
           uint8 [H, W].
 
         Raises:
-          ValueError: if the image has another type or shape, or is smaller than ``config.eval.window``.
+          ValueError: if the image has another type or shape.
         """
         return self._labeller.start(self.variables, [_checked(image)])()[0]
 
