@@ -91,7 +91,7 @@ def test_a_run_is_handed_on(tmp_path, config, variables, capfd):
     state = new_state(config, 1)
     with checkpoints.Checkpoints(workdir, 2) as saved:
         saved.save(state.replace(step=jnp.int32(5), ema_params=variables["params"]), {})
-        saved.mark(5, 0.25)
+        saved.mark(5, 0.25, images="")
     arguments = ["--config=configs/shapes.py", f"--config.cache_dir={config.cache_dir}", f"--workdir={workdir}"]
     _, err = command_line.run(*arguments, "--mode=export", f"--output={path}")
     assert err.startswith(f"written: {path}, step 5 of {workdir}, 0.")

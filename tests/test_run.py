@@ -146,6 +146,19 @@ def test_a_finished_run_started_again_does_nothing(finished, cache, tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
+def test_a_best_of_other_images_is_not_compared_with(finished, cache, tmp_path):
+    """As if the validation images had changed since the run was stopped."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    best = json.loads((workdir / "best.json").read_text())
+    (workdir / "best.json").write_text(json.dumps({**best, "miou": 0.99, "images": "others"}))
+    _, err = run(workdir, cache, "--config.num_steps=10")
+    assert err.count(f"{workdir / 'best.json'}: step {best['step']} was evaluated on other images") == 1
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    miou = next(record["miou"] for record in records if record["step"] == 10 and "miou" in record)
+    assert json.loads((workdir / "best.json").read_text()) == {"step": 10, "miou": miou, "images": best["images"]}
+
+
 def test_eval_writes_what_training_measured(finished, cache):
     out, _ = run(finished, cache, "--mode=eval", "--config.eval.checkpoint=latest")
     result = json.loads((finished / "eval.json").read_text())

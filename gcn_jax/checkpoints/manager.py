@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import itertools
-import json
 import os
 import pathlib
 import time
@@ -21,9 +20,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationPolicy
 
 from gcn_jax.checkpoints import digests
+from gcn_jax.checkpoints.best import Best, note, read_best
 from gcn_jax.console import say
 from gcn_jax.errors import TrainingError, UserError
-from gcn_jax.files import RunFile, write_json
+from gcn_jax.files import RunFile
 from gcn_jax.models.preprocessing import PyTree
 from gcn_jax.training.step import TrainState
 
@@ -97,7 +97,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int):
-        self._best_path = workdir / RunFile.BEST
+        self._workdir = workdir
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_NewestAndBest(keep, self),
             cleanup_tmp_directories=True,
@@ -165,15 +165,20 @@ class Checkpoints:
             raise UserError(f"{folder}: not a checkpoint of this config's model and optimizer ({reason})") from error
         return restored["state"], restored["data"]
 
-    def mark(self, step: int, miou: float) -> None:
-        """Notes a saved step's mean IoU, so that the best checkpoint so far is kept. Only the first process writes."""
-        best = self.best()
-        if jax.process_index() == 0 and (best is None or miou > best[1]):
-            write_json(self._best_path, {"step": step, "miou": miou})
+    def mark(self, step: int, miou: float, images: str) -> None:
+        """Notes a saved step's mean IoU, so that the best checkpoint so far is kept. Only the first process writes.
 
-    def best(self) -> tuple[int, float] | None:
+        Args:
+          step: of the checkpoint.
+          miou: its mean IoU.
+          images: a digest of what was evaluated, and how; a step with another one is not compared with.
+        """
+        if jax.process_index() == 0:
+            note(self._workdir, Best(step, miou, images))
+
+    def best(self) -> Best | None:
         """The best step and its mean IoU; None if no checkpoint was evaluated."""
-        return read_best(self._best_path.parent)
+        return read_best(self._workdir)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -210,23 +215,7 @@ class _NewestAndBest(PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: Any) -> Sequence[bool]:
         best = self._checkpoints.best()
         newest = [checkpoint.step for checkpoint in checkpoints][-self._keep :]
-        return [c.step in newest or (best is not None and c.step == best[0]) for c in checkpoints]
-
-
-def read_best(workdir: pathlib.Path) -> tuple[int, float] | None:
-    """The best step of a run and its mean IoU; None if the run was not evaluated.
-
-    Raises:
-      UserError: if ``best.json`` is damaged.
-    """
-    path = workdir / RunFile.BEST
-    try:
-        best = json.loads(path.read_text())
-        return int(best["step"]), float(best["miou"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: damaged ({error}); without it the newest checkpoint counts as the best") from error
+        return [c.step in newest or (best is not None and c.step == best.step) for c in checkpoints]
 
 
 def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tuple[int, dict[str, PyTree]]:
@@ -249,7 +238,7 @@ def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tupl
         if not steps:
             raise UserError(f"{workdir}: holds no checkpoint; train first: --mode=train")
         best = read_best(workdir)
-        step = best[0] if which == "best" and best and best[0] in steps else steps[-1]
+        step = best.step if which == "best" and best and best.step in steps else steps[-1]
         folder = (workdir / RunFile.CHECKPOINTS / str(step)).absolute()
         if damage := _lasting_damage(folder):
             try:

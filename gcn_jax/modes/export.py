@@ -4,8 +4,8 @@ import pathlib
 
 import ml_collections
 
-from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained, save
 from gcn_jax.console import say
 from gcn_jax.errors import UserError
@@ -31,7 +31,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathli
     exported = saved_config.load(workdir)
     exported.eval = config.eval
     step, variables = load_trained(workdir, config.eval.checkpoint)
-    best = checkpoints.read_best(workdir)
-    miou = best[1] if best and best[0] == step else None
+    best = read_best(workdir)
+    miou = best.miou if best and best.step == step else None
     save(output, variables, exported, step, miou)
     say(f"written: {output}, step {step} of {workdir}, {output.stat().st_size / 1e6:.1f} MB")

@@ -65,7 +65,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile_steps:
     if stop.received:
         say(f"stopped by {stop.received} at step {step}; the same command goes on from there")
     elif best:
-        say(f"done: {workdir}; best mean IoU {best[1]:.4f} at step {best[0]}")
+        say(f"done: {workdir}; best mean IoU {best.miou:.4f} at step {best.step}")
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,8 @@ class Evaluations:
         if found is None:
             return
         result = as_json(found, step, self._data, self._protocol, self._spec.class_names)
-        self._checkpoints.mark(step, result["miou"] or 0.0)
+        images = agreement.digest_of([str(result["protocol"]), *sorted(result["miou_per_image"])])
+        self._checkpoints.mark(step, result["miou"] or 0.0, images)
         self._log.pictures(step, found.pictures)
         self._log.scalars(step, {key: result[key] for key in SCORES if result[key] is not None})
         say(f"evaluated at step {step}\n{score_table(result)}")

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import pathlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -103,8 +103,13 @@ def of_data(data: Datasets, train: Source, evaluation: Source) -> dict[str, str]
     return {
         f"config.data.{key}={text!r}": f"{len(source)} images with ids of digest {ids}"
         for key, text, source in (("train", data.train, train), ("eval", data.eval, evaluation))
-        for ids in [_digest(image_id.encode() + b"\n" for image_id in source.image_ids)]
+        for ids in [digest_of(source.image_ids)]
     }
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """A digest of some lines of text, in order."""
+    return _digest(text.encode() + b"\n" for text in texts)
 
 
 def _digest(parts: Any) -> str:
