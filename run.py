@@ -1,5 +1,6 @@
 """Trains, evaluates and applies a model: ``python run.py --config=configs/voc.py:stage3 [--mode=...]``."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -13,7 +14,9 @@ from ml_collections import config_flags
 
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.config import checks, settings
+from gcn_jax.console import guard_output
 from gcn_jax.errors import TrainingError, UserError
+from gcn_jax.files import check_is_local
 from gcn_jax.modes import MODES
 from gcn_jax.runtime import processes
 from gcn_jax.runtime.compilation import enable_cache, return_memory
@@ -54,8 +57,11 @@ def parse_flags(argv: list[str]) -> None:
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("gcn_jax.errors.UserError: ")) from error
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
-    if not flags.FLAGS["config"].present:
+    if not _config_flag().present:
         raise UserError("--config is missing, such as --config=configs/shapes.py")
+    paths = [("input", _INPUT.value), ("output", _OUTPUT.value), *(("workdir", given) for given in _WORKDIR.value)]
+    for name, value in [("config", _config_flag().config_filename), *paths]:
+        check_is_local(f"--{name}", value)
     path, _ = config_file()
     if not path.is_file():
         raise UserError(f"--config={path}: no such file")
@@ -71,10 +77,13 @@ def parse_flags(argv: list[str]) -> None:
         raise UserError(f"--profile_steps={_PROFILE.value}: --mode={_MODE.value} has no steps; only train has")
 
 
+def _config_flag() -> Any:
+    return flags.FLAGS["config"]
+
+
 def config_file() -> tuple[pathlib.Path, str]:
     """The file and the stage of ``--config=FILE:STAGE``."""
-    flag: Any = flags.FLAGS["config"]
-    path, _, stage = flag.config_filename.partition(":")
+    path, _, stage = _config_flag().config_filename.partition(":")
     return pathlib.Path(path), stage
 
 
@@ -87,7 +96,8 @@ def workdirs() -> list[pathlib.Path]:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Ends the process at once: an exception may be lost (raised in JAX's garbage collection hook, it is ignored)."""
     del frame
-    os.write(2, f"\n{_INTERRUPTED}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{_INTERRUPTED}\n".encode())
     os._exit(128 + number)
 
 
@@ -108,7 +118,7 @@ def main(argv: list[str]) -> int:
     if name != "train" and (group := processes.find_group(meeting)):
         raise UserError(f"{group.name}: --mode={name} runs in one process; {group.alone}")
     if mode.needs_trained:
-        given = config_flags.get_override_values(flags.FLAGS["config"])
+        given = config_flags.get_override_values(_config_flag())
         configs = {path: saved_config.of_trained(config, path, given) for path in paths}
     else:
         checks.validate(config)
@@ -131,6 +141,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard_output()
     try:
         sys.exit(main(sys.argv))
     except UserError as error:
@@ -139,6 +150,10 @@ if __name__ == "__main__":
     except TrainingError as error:
         print(f"run.py: training stopped: {error}", file=sys.stderr)
         processes.leave(1)
+    except OSError as error:  # such as of a full disk, in the middle of writing
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"run.py: error: {where}{error.strerror or error}", file=sys.stderr)
+        processes.leave(2)
     except KeyboardInterrupt:
         print(_INTERRUPTED, file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -73,7 +73,7 @@ def peak_memory(contestant: str, size: str, data_dir: str, name: str) -> tuple[f
     peaks = []
     for run in (lambda: None, lambda: CONTESTANTS[contestant](image, logits, PARAMS[name])):
         run()
-        status = pathlib.Path("/proc/self/status").read_text()  # only of this process, unlike getrusage's
+        status = pathlib.Path("/proc/self/status").read_text("utf-8")  # only of this process, unlike getrusage's
         peaks.append(int(status.partition("VmHWM:")[2].split()[0]) / 1e6)
     return peaks[0], peaks[1]
 

@@ -110,7 +110,7 @@ def official_iou(truth: np.ndarray, prediction: np.ndarray) -> Callable[[], Any]
 
 def c_loop(truth: np.ndarray, prediction: np.ndarray, folder: pathlib.Path) -> Callable[[], Any]:
     """A confusion matrix counted by a loop in C, as cityscapesscripts' extension does."""
-    (folder / "count.c").write_text(C_LOOP)
+    (folder / "count.c").write_text(C_LOOP, encoding="utf-8")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", folder / "count.so", folder / "count.c"], check=True)
     library = ctypes.CDLL(str(folder / "count.so"))
     counts = np.zeros((256, 256), np.uint64)

@@ -184,7 +184,7 @@ class Contestant:
 
     def peak_gigabytes(self) -> float:
         """The most memory that the process has held so far, in GB (Linux)."""
-        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1e6
 

@@ -42,7 +42,7 @@ def draw_voc(folder: pathlib.Path, count: int) -> None:
         (root / part).mkdir(parents=True)
     names = [f"drawn_{i:04d}" for i in range(count)]
     for split in ("train", "val"):
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names))
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names), encoding="utf-8")
     for i, name in enumerate(names):
         image, label = shapes.draw("train", i)
         picture = Image.fromarray(image).resize((500, 375), Image.Resampling.BICUBIC)
@@ -55,7 +55,7 @@ class TorchVoc(torch.utils.data.Dataset):
     """What a PyTorch user would write, with Pillow or OpenCV."""
 
     def __init__(self, root: pathlib.Path, use_opencv: bool):
-        names = (root / "ImageSets/Segmentation/train.txt").read_text().split()
+        names = (root / "ImageSets/Segmentation/train.txt").read_text(encoding="utf-8").split()
         self.pairs = [(str(root / f"JPEGImages/{n}.jpg"), str(root / f"SegmentationClass/{n}.png")) for n in names]
         self.use_opencv = use_opencv
 

@@ -5,11 +5,14 @@ import enum
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from gcn_jax.errors import UserError
+
+_PROBE = 2**18  # bytes that a folder must take, as much as a small result
 
 
 class RunFile(enum.StrEnum):
@@ -37,26 +40,63 @@ def output_path(source: pathlib.Path, name: RunFile) -> pathlib.Path:
     return source.with_name(f"{source.stem}.{name}") if source.is_file() else source / name
 
 
+def check_is_local(setting: str, path: str) -> None:
+    """Raises `UserError` if a flag or config key names an address, such as "gs://bucket/run", where a path has to be.
+
+    `pathlib` would take it for a folder named "gs:".
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise UserError(
+            f"{setting}={path}: an address; name a local folder or file: copy from and to a bucket (gcloud storage "
+            "rsync, aws s3 sync), or mount it where it is only read"
+        )
+
+
 def make_workdir(workdir: pathlib.Path) -> None:
-    """Makes the folder, unless it is there; raises `UserError` if it cannot be written."""
+    """Makes the folder of a run, or finds that of a model's file; raises `UserError` if it cannot be written."""
+    if workdir.is_file():
+        make_folder(f"--workdir={workdir}: {workdir.absolute().parent}", workdir.parent)
+    else:
+        make_folder(f"--workdir={workdir}", workdir)
+
+
+def make_folder(setting: str, folder: pathlib.Path) -> None:
+    """Makes a folder that results go to, unless it is there, and tries whether it takes some.
+
+    Args:
+      setting: the flag and its value, for the message.
+      folder: to make.
+
+    Raises:
+      UserError: if it cannot be written, as on a full disk, or by Orbax, which needs names in UTF-8.
+    """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        str(folder.absolute()).encode()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(os.urandom(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except UnicodeEncodeError as error:
+        raise UserError(f"{setting}: cannot be written (its name is not UTF-8); choose another") from error
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{setting}: cannot be written ({error.strerror})") from error
 
 
 @contextlib.contextmanager
 def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a path to write to, of this process alone, which becomes `path` if the block succeeds.
 
-    Whatever fails or is killed on the way, `path` is as it was before, or whole.
+    Whatever fails or is killed on the way, `path` is as it was before, or whole. An `OSError` names it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):  # a write names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -65,7 +105,7 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file, whole or not at all."""
     with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a name that is not UTF-8
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:

@@ -17,14 +17,14 @@ def write(folder: pathlib.Path, but: tuple[str, ...]) -> None:
     """Writes a file with the SHA-256 of every other file below a folder, except the named ones, which still change."""
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     digests = {name: _digest(folder / name) for name in names if name not in but}
-    (folder / _NAME).write_text(json.dumps(digests, indent=0))
+    (folder / _NAME).write_text(json.dumps(digests, indent=0), encoding="utf-8")
 
 
 def damage(folder: pathlib.Path) -> str:
     """Compares a folder's files with their digests; returns what is wrong, "" if nothing is."""
     digests: dict[str, str]
     try:
-        digests = dict(json.loads((folder / _NAME).read_text()))
+        digests = dict(json.loads((folder / _NAME).read_text(encoding="utf-8")))
     except FileNotFoundError:
         digests = dict.fromkeys(_ESSENTIAL, "")
     except (OSError, ValueError, TypeError):

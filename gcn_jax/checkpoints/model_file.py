@@ -29,15 +29,15 @@ from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.model_metadata import FORMAT
 from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, read_float32
-from gcn_jax.config.defaults import default
+from gcn_jax.config.defaults import FOLDERS, default
 from gcn_jax.config.settings import model_from, spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.files import write_bytes
 from gcn_jax.models import GCN, variable_shapes
 from gcn_jax.models.preprocessing import PyTree
 
-# Config keys that say nothing about the model, but something about the machine that it was trained on.
-_NO_FOLDERS = {key: default()[key] for key in ("data_dir", "init_from", "cache_dir")}
+# These say nothing about the model, but something about the machine that it was trained on.
+_NO_FOLDERS = {key: default()[key] for key in FOLDERS}
 
 
 def save(

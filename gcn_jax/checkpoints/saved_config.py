@@ -59,7 +59,7 @@ def load(source: pathlib.Path) -> ml_collections.ConfigDict:
     """
     path = source if source.is_file() else source / RunFile.CONFIG
     try:
-        text = model_file.config_text(path) if source.is_file() else path.read_text()
+        text = model_file.config_text(path) if source.is_file() else path.read_text(encoding="utf-8")
         config = default()
         config.update(_known_values(_without_retired(json.loads(text, parse_constant=_refuse)), config))
         check_values(config)

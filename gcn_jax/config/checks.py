@@ -9,10 +9,11 @@ import ml_collections
 
 from gcn_jax import crf
 from gcn_jax.config import settings
-from gcn_jax.config.defaults import RETIRED, default
+from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
 from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
+from gcn_jax.files import check_is_local
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.training import losses
 from gcn_jax.training.loss import REDUCTIONS
@@ -208,6 +209,8 @@ def unknown_key(key: str) -> str:
 
 def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
+    for key in FOLDERS:
+        check_is_local(f"config.{key}", config[key])
     for key, (is_right, requirement) in _CHECKS.items():
         value = _value(config, key)
         try:

@@ -16,6 +16,8 @@ ARCHITECTURE = (
 
 PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
 
+FOLDERS = ("data_dir", "init_from", "cache_dir")  # keys that name folders or files of this machine
+
 # Keys of earlier versions -> what to set instead. A config that was kept with a run may still have them.
 RETIRED = {"predict.crf": "eval.crf"}
 

@@ -15,6 +15,7 @@ from gcn_jax.config.checks import check_values
 from gcn_jax.config.settings import Protocol
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
+from gcn_jax.files import check_is_local
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import GCN
 from gcn_jax.models.preprocessing import Preprocessing, PyTree
@@ -90,6 +91,7 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
       >>> segmenter.predict(np.zeros((50, 70, 3), np.uint8)).shape
       (50, 70)
     """
+    check_is_local("source", str(source))
     source = pathlib.Path(source)
     config = saved_config.load(source)
     for key, value in protocol.items():

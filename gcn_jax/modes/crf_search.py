@@ -22,7 +22,7 @@ from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 from gcn_jax.evaluation.counts import class_iou, histogram
-from gcn_jax.files import RunFile, output_path, write_json
+from gcn_jax.files import RunFile, make_workdir, output_path, write_json
 from gcn_jax.inference.segmenter import Segmenter, make_segmenter
 from gcn_jax.tables import table
 
@@ -71,6 +71,7 @@ def _predictions(segmenter: Segmenter, image: np.ndarray, texts: list[str]) -> I
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Searches; prints a table, and writes ``crf_search.json`` to the workdir."""
+    make_workdir(workdir)
     texts = combinations(config.crf_search)
     step, variables = load_trained(workdir, config.eval.checkpoint)
     source = open_source("eval", settings.datasets(config))

@@ -16,7 +16,7 @@ from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import open_source
 from gcn_jax.evaluation.evaluator import Evaluation, Evaluator
 from gcn_jax.evaluation.result import as_json, comparison, score_table
-from gcn_jax.files import RunFile, output_path, write_json, write_text
+from gcn_jax.files import RunFile, make_workdir, output_path, write_json, write_text
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.modes import receptive_field
 from gcn_jax.report.examples import Example
@@ -28,29 +28,32 @@ _SHOWN = 3  # images of each rank in a report
 
 
 def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dict[str, Any]]:
-    """Evaluates workdirs; prints tables; writes ``eval.json`` and ``report.html`` to each.
+    """Evaluates workdirs; prints tables; then writes ``eval.json`` and ``report.html`` to each.
 
     Of a model's file, ``model.safetensors``, they become ``model.eval.json`` and ``model.report.html`` beside it.
 
     Args:
       configs: of each workdir or file.
     """
+    for workdir in configs:
+        make_workdir(workdir)
     fields = {workdir: receptive_field.read(workdir) for workdir in configs}
     results, shown = {}, {}
     for workdir, config in configs.items():
         results[str(workdir)], shown[workdir] = _evaluate(config, workdir)
+    if len(results) > 1:
+        print(f"\n{comparison(results)}", flush=True)
     for workdir, config in configs.items():
         result, spec = results[str(workdir)], settings.spec_from(config)
+        write_json(output_path(workdir, RunFile.EVALUATION), result)
         page = render(str(workdir), result, spec, read_records(workdir), shown[workdir], results, fields[workdir])
         write_text(output_path(workdir, RunFile.REPORT), page)
         say(f"written: {output_path(workdir, RunFile.EVALUATION)}, {output_path(workdir, RunFile.REPORT)}")
-    if len(results) > 1:
-        print(f"\n{comparison(results)}")
     return results
 
 
 def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], list[Example]]:
-    """Evaluates a model, prints its table and writes its ``eval.json``; returns that and pictures."""
+    """Evaluates a model and prints its table; returns the content of its ``eval.json``, and pictures."""
     mesh = make_mesh(config.mesh.data, config.mesh.space)
     step, variables = load_trained(workdir, config.eval.checkpoint)
     spec, protocol = settings.spec_from(config), settings.protocol(config)
@@ -62,8 +65,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple
     )
     assert evaluation is not None, "nothing told it to stop"
     result = as_json(evaluation, step, config.data.eval, protocol, spec.class_names)
-    print(score_table(result))
-    write_json(output_path(workdir, RunFile.EVALUATION), result)
+    print(score_table(result), flush=True)
     return result, examples(evaluation, source)
 
 

@@ -9,6 +9,7 @@ from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained, save
 from gcn_jax.console import say
 from gcn_jax.errors import UserError
+from gcn_jax.files import make_folder
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathlib.Path) -> None:
@@ -28,6 +29,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathli
         raise UserError(f"--workdir={workdir}: is one file already; --mode=export takes the workdir of a run")
     if output.exists():
         raise UserError(f"--output={output}: exists already; choose another name, or delete it")
+    make_folder(f"--output={output}", output.parent)
     exported = saved_config.load(workdir)
     exported.eval = config.eval
     step, variables = load_trained(workdir, config.eval.checkpoint)

@@ -25,7 +25,7 @@ from gcn_jax.data.pictures import MAX_JPEG_SIDE, overlay, save_picture
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import KNOWN, Datasets, open_part
 from gcn_jax.errors import UserError
-from gcn_jax.files import write_bytes, written_whole
+from gcn_jax.files import make_folder, write_bytes, written_whole
 from gcn_jax.inference.segmenter import make_segmenter
 
 
@@ -172,11 +172,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     outputs = plan_outputs(inputs, form, output)
     step, variables = load_trained(workdir, config.eval.checkpoint)
     trained = make_segmenter(config, variables)
-    try:
-        for paths in outputs:
-            paths[0].parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
+    for folder in {paths[0].parent for paths in outputs}:
+        make_folder(f"--output={output}", folder)
     say(f"labelling {len(inputs)} images with step {step} of {workdir}")
     whose = "config.data.white" if config.data.white else "each image's own; config.data.white sets that of all"
     bad: list[str] = []

@@ -47,14 +47,14 @@ def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dic
         sizes = found["pixels"]
         columns.append([Panel(str(workdir), f, **_marks(s)) for f, s in zip(fields, sizes, strict=True)])
     picture = sheet(columns)
+    head, *lines = rows(runs)
+    print(table([head], lines), flush=True)
     for workdir in configs:
         with written_whole(workdir / RunFile.FIELD_PICTURE) as path:
             save_picture(picture, path, format="PNG", optimize=True)
         write_json(workdir / RunFile.FIELD_NUMBERS, {"runs": runs})
         names = f"{workdir / RunFile.FIELD_PICTURE}, {workdir / RunFile.FIELD_NUMBERS}"
         say(f"written: {names}; --mode=eval shows them in {RunFile.REPORT}")
-    head, *lines = rows(runs)
-    print(table([head], lines))
     return runs
 
 
@@ -129,7 +129,8 @@ def read(workdir: pathlib.Path) -> Field | None:
     try:
         with Image.open(workdir / RunFile.FIELD_PICTURE) as picture:
             picture.verify()
-        return Field((workdir / RunFile.FIELD_PICTURE).read_bytes(), rows(json.loads(path.read_text())["runs"]))
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        return Field((workdir / RunFile.FIELD_PICTURE).read_bytes(), rows(runs))
     except (FileNotFoundError, NotADirectoryError):  # the latter, of a model's file
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError) as error:

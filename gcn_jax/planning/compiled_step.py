@@ -115,7 +115,7 @@ def compile_step(
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     cache = cache_dir / "plans" / f"{digest}.json"
     if cache.is_file():
-        return json.loads(cache.read_text())
+        return json.loads(cache.read_text(encoding="utf-8"))
     duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if topology else ""
     say(f"compiling for {mesh.size} {device.device_kind}{duration}")
     start = time.perf_counter()

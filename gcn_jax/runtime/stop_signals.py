@@ -1,5 +1,6 @@
-"""Stops a training after it has saved, on SIGTERM or Ctrl-C."""
+"""Stops a training after it has saved, on SIGTERM, on Ctrl-C, or when its terminal is closed."""
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -13,8 +14,9 @@ from gcn_jax.console import say
 class StopSignals:
     """A context manager that notes SIGINT and SIGTERM, by which clouds also announce that they take a machine back.
 
-    Only the first signal is noted; a second one has its usual effect. If several processes run, JAX handles SIGTERM: it
-    tells all of them, so that they stop at the same step.
+    It notes SIGHUP, too, which a closed terminal sends, unless that is ignored, as under `nohup`. Only the first signal
+    is noted. A second one has its usual effect; but SIGHUP has none, since a terminal may send several. If several
+    processes run, JAX handles SIGTERM: it tells all of them, so that they stop at the same step.
 
     Attributes:
       received: the name of the signal, "" if there was none.
@@ -23,18 +25,24 @@ class StopSignals:
     received = ""
 
     def __enter__(self) -> "StopSignals":
-        numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,)
+        numbers = [signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        if jax.process_count() == 1:
+            numbers.append(signal.SIGTERM)
         self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._restore()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.received = signal.Signals(number).name
-            say(f"{self.received}: saving, then stopping")
+            with contextlib.suppress(OSError):  # not `say`: no print can begin inside of another
+                os.write(2, f"{self.received}: saving, then stopping\n".encode())
 
     def agree(self, step: int) -> None:
         """Notes a signal that any of several processes has received; all call this at every step."""

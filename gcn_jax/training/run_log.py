@@ -36,7 +36,7 @@ class RunLog:
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= start_step]
         write_text(path, "".join(kept))
         self._records = [json.loads(line) for line in kept]
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
         self._board = EventsWriter(str(workdir / RunFile.EVENTS))
         if start_step:  # tells TensorBoard to drop what earlier files have from here on
             self._board.write_event(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
@@ -88,7 +88,8 @@ def _complete_lines(path: pathlib.Path) -> list[str]:
     """The complete records in a file, as lines; a killed process or a full disk may have left an incomplete one."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if _is_record(line)]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines(keepends=True) if _is_record(line)]
 
 
 def _is_record(line: str) -> bool:

@@ -109,7 +109,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder):
         folder = pathlib.Path(self.data_dir_root)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "lock").open("w") as lock, contextlib.redirect_stdout(io.StringIO()):
+            with (folder / "lock").open("wb") as lock, contextlib.redirect_stdout(io.StringIO()):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 for unfinished in folder.glob(f"{self.name}/*incomplete*"):
                     shutil.rmtree(unfinished)
