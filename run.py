@@ -42,6 +42,9 @@ _PROFILE = flags.DEFINE_integer(
 def parse_flags(argv: list[str]) -> None:
     """Parses the command line; raises `UserError` for whatever is wrong with it."""
     app.define_help_flags()
+    for argument in argv:
+        if argument.startswith("--config="):
+            check_is_local("--config", argument.removeprefix("--config="))
     try:
         extra = flags.FLAGS(argv)[1:]
     except OSError as error:  # what ml_collections raises if it cannot load the file
@@ -57,11 +60,11 @@ def parse_flags(argv: list[str]) -> None:
         raise UserError(str(error).strip().splitlines()[-1].removeprefix("gcn_jax.errors.UserError: ")) from error
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
-    if not _config_flag().present:
+    if not flags.FLAGS["config"].present:
         raise UserError("--config is missing, such as --config=configs/shapes.py")
-    paths = [("input", _INPUT.value), ("output", _OUTPUT.value), *(("workdir", given) for given in _WORKDIR.value)]
-    for name, value in [("config", _config_flag().config_filename), *paths]:
-        check_is_local(f"--{name}", value)
+    for name, values in (("workdir", _WORKDIR.value), ("input", [_INPUT.value]), ("output", [_OUTPUT.value])):
+        for value in values:
+            check_is_local(f"--{name}", value)
     path, _ = config_file()
     if not path.is_file():
         raise UserError(f"--config={path}: no such file")
@@ -77,13 +80,10 @@ def parse_flags(argv: list[str]) -> None:
         raise UserError(f"--profile_steps={_PROFILE.value}: --mode={_MODE.value} has no steps; only train has")
 
 
-def _config_flag() -> Any:
-    return flags.FLAGS["config"]
-
-
 def config_file() -> tuple[pathlib.Path, str]:
     """The file and the stage of ``--config=FILE:STAGE``."""
-    path, _, stage = _config_flag().config_filename.partition(":")
+    flag: Any = flags.FLAGS["config"]
+    path, _, stage = flag.config_filename.partition(":")
     return pathlib.Path(path), stage
 
 
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
     if name != "train" and (group := processes.find_group(meeting)):
         raise UserError(f"{group.name}: --mode={name} runs in one process; {group.alone}")
     if mode.needs_trained:
-        given = config_flags.get_override_values(_config_flag())
+        given = config_flags.get_override_values(flags.FLAGS["config"])
         configs = {path: saved_config.of_trained(config, path, given) for path in paths}
     else:
         checks.validate(config)

@@ -48,15 +48,15 @@ class Job:
 
     def __init__(self, workdir, cache, num_steps, num_processes=1):
         self.workdir, self._num_processes = workdir, num_processes
-        self._args = (*SMALL, f"--config.num_steps={num_steps}", f"--workdir={workdir}", f"--config.cache_dir={cache}")
+        self.args = (*SMALL, f"--config.num_steps={num_steps}", f"--workdir={workdir}", f"--config.cache_dir={cache}")
 
     def start(self):
         """The processes, as forks."""
         if self._num_processes == 1:
-            return [command_line.Fork(*self._args)]
+            return [command_line.Fork(*self.args)]
         common = (f"coordinator=localhost:{free_port()}", f"num_processes={self._num_processes}", f"timeout={TIMEOUT}")
         return [
-            command_line.Fork(*self._args, *(f"--config.distributed.{value}" for value in (*common, f"process_id={i}")))
+            command_line.Fork(*self.args, *(f"--config.distributed.{value}" for value in (*common, f"process_id={i}")))
             for i in range(self._num_processes)
         ]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import jax
 import pytest
 
 from gcn_jax import config as config_lib
-from gcn_jax.checkpoints import digests
+from gcn_jax.checkpoints import digests, saved_config
 from gcn_jax.checkpoints.manager import Checkpoints, load_variables, saved_steps, set_damaged_aside
 from gcn_jax.errors import TrainingError, UserError
 from tests import command_line
@@ -29,12 +30,17 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("faults")
 
 
-@functools.cache
-def tiny(**optimizer):
+def tiny_config():
     config = config_lib.default()
     config.num_steps = 3
     config.data.update(train="shapes/train", eval="shapes/val", size=64)
     config.model.update(backbone="resnet14", width=4, kernel_size=3)
+    return config
+
+
+@functools.cache
+def tiny(**optimizer):
+    config = tiny_config()
     config.optimizer.update(optimizer)
     return new_state(config, 0)
 
@@ -226,6 +232,120 @@ def test_a_log_that_cannot_be_written_stops_training(small_disk, folder):
     assert "No space left on device" in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith(f"run.py: training stopped: {workdir}")
     assert "Traceback" not in err
+
+
+def fill(disk, left):
+    """Leaves a number of bytes on a file system."""
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    os.truncate(disk / "filler", (disk / "filler").stat().st_size - left)
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_middle_of_writing_results_is_one_line(two, small_disk, folder):
+    """The page does not fit; the table is printed, and what was written before is whole."""
+    workdir, other = small_disk / "run", small_disk / "other"
+    for path in (workdir, other):
+        shutil.copytree(two, path)
+        saved_config.save(tiny_config(), path)
+    args = ("--config=configs/shapes.py", f"--config.cache_dir={folder / 'cache'}", f"--workdir={workdir}")
+    fork = command_line.Fork(*args, f"--workdir={other}", "--mode=eval")
+    while "evaluating step" not in fork.texts()[1]:
+        assert fork.process.is_alive(), fork.texts()[1]
+        time.sleep(0.05)
+    fill(small_disk, left=20 * 2**10)
+    status, (out, err) = fork.end()
+    assert status == 2, err
+    assert err.splitlines()[-1] == f"run.py: error: {workdir / 'report.html'}: No space left on device"
+    assert "Traceback" not in err
+    assert out.count("mean IoU") > 2
+    assert out.splitlines()[-1].startswith(str(other)), "the comparison is printed, too"
+    assert json.loads((workdir / "eval.json").read_text())["num_images"] == 200
+    assert not list(small_disk.rglob("*.part")) + list(small_disk.rglob("report.html"))
+
+
+@pytest.mark.slow
+def test_eval_into_head(two, folder, tmp_path):
+    workdir = shutil.copytree(two, tmp_path / "run")
+    saved_config.save(tiny_config(), workdir)
+    args = f"--config=configs/shapes.py --config.cache_dir={folder / 'cache'} --workdir={workdir} --mode=eval"
+    shell = f"{sys.executable} run.py {args} | head -1"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell], cwd=command_line.ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["class", "IoU", "(%)", "accuracy", "Boundary", "IoU"]
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
+    assert (workdir / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
+def test_training_goes_on_when_its_output_is_closed(folder, tmp_path, closed):
+    job = Job(tmp_path / "run", folder / "cache", 12)
+    rest = ""
+    with command_line.start(*job.args) as process:
+        for line in process.stderr:
+            if line.startswith("step 5/"):
+                break
+        for name in ("stdout", "stderr"):
+            if closed in (name, "both"):
+                getattr(process, name).close()
+        if not process.stderr.closed:
+            rest = process.stderr.read()
+    assert process.returncode == 0, rest
+    assert "Traceback" not in rest
+    assert job.newest() == 12
+    assert "images_per_second" in (job.workdir / "metrics.jsonl").read_text().splitlines()[-2]
+
+
+# Runs run.py with its stdin as controlling terminal; and with SIGHUP ignored, as by nohup, or not.
+IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if sys.argv[1] == "True":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "run.py", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_stops_training_unless_it_is_to_go_on(folder, tmp_path, ignored):
+    """The kernel sends SIGHUP, and what is printed after that fails."""
+    job = Job(tmp_path / "run", folder / "cache", 20 if ignored else 4000)
+    terminal, end = os.openpty()
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, str(ignored), *job.args], cwd=command_line.ROOT, env=environment,
+        stdin=end, stdout=end, stderr=end, start_new_session=True,
+    )  # fmt: skip
+    os.close(end)
+    while job.newest() < 3:
+        assert process.poll() is None, os.read(terminal, 10000)
+        time.sleep(0.05)
+    os.close(terminal)
+    assert process.wait(300) == 0
+    assert job.newest() >= 3
+    assert (job.newest() == 20) if ignored else (job.newest() < 4000)
+    assert not digests.damage(job.workdir / "checkpoints" / str(job.newest()))
+
+
+@pytest.mark.slow
+def test_a_second_hangup_does_not_kill(folder, tmp_path):
+    job = Job(tmp_path / "run", folder / "cache", 4000)
+    (fork,) = job.start()
+    while job.newest() < 3:
+        assert fork.process.is_alive(), fork.texts()[1]
+        time.sleep(0.05)
+    for _ in range(3):
+        os.kill(fork.process.pid, signal.SIGHUP)
+        time.sleep(0.01)
+    status, (_, err) = fork.end()
+    assert status == 0, err
+    assert f"stopped by SIGHUP at step {job.newest()}; the same command goes on from there" in err
 
 
 def test_a_failed_save_is_noticed_at_the_next_check(tmp_path, monkeypatch):

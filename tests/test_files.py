@@ -1,5 +1,6 @@
 """How a run's files are written, and what they are called."""
 
+import os
 import pathlib
 import re
 import signal
@@ -8,7 +9,18 @@ import sys
 
 import pytest
 
-from gcn_jax.files import RunFile, make_workdir, output_path, write_bytes, write_json, write_text, written_whole
+import gcn_jax
+from gcn_jax.errors import UserError
+from gcn_jax.files import (
+    RunFile,
+    check_is_local,
+    make_workdir,
+    output_path,
+    write_bytes,
+    write_json,
+    write_text,
+    written_whole,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -101,6 +113,39 @@ def test_what_is_said_of_a_file_stands_beside_it(tmp_path):
     (tmp_path / "model.safetensors").touch()
     assert output_path(tmp_path, RunFile.REPORT) == tmp_path / "report.html"
     assert output_path(tmp_path / "model.safetensors", RunFile.REPORT) == tmp_path / "model.report.html"
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+    """What a write to a full disk raises does not."""
+    path = tmp_path / "a.json"
+    with (
+        pytest.raises(OSError, match="No space left on device") as caught,
+        written_whole(path),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("text")
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught, written_whole(path):
+        (tmp_path / "other").read_bytes()
+    assert caught.value.filename == str(tmp_path / "other")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://bucket/run", "s3://b", "az://a/b", "hdfs://h:1/r", "file:///tmp/run", "gs:/b"]
+)
+def test_addresses_are_no_paths(address):
+    with pytest.raises(UserError, match=f"^--workdir={address}: an address; name a local folder or file"):
+        check_is_local("--workdir", address)
+    with pytest.raises(UserError, match=f"^source={pathlib.Path(address)}: an address"):
+        gcn_jax.load(pathlib.Path(address))
+    for path in ("runs/voc", "/gs/x", "a:b/c", "", "~/x", "C:/runs", "./gs://x", "1:/x"):
+        check_is_local("--workdir", path)
+
+
+def test_names_that_are_not_utf_8_are_written_as_escapes(tmp_path):
+    write_text(tmp_path / "a", os.fsdecode(b"caf\xe9 \xe9\x81\x93"))
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "caf\\udce9 \u9053"
 
 
 def test_a_workdir_is_made_with_its_parents(tmp_path):

@@ -120,6 +120,27 @@ def test_files_and_functions_are_short():
     assert not long
 
 
+def without_encoding(text):
+    """The calls in a module's text that would read or write text in whatever encoding the machine has."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and not any(keyword.arg == "encoding" for keyword in node.keywords):
+            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and a.value in ("r", "w", "a", "x")]
+            is_binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
+            match node.func:
+                case ast.Attribute(attr="read_text" | "write_text"):
+                    yield ast.unparse(node)
+                case ast.Attribute(attr="open") if modes and ast.unparse(node.func) != "tarfile.open":
+                    yield ast.unparse(node)
+                case ast.Name(id="open") if not is_binary:
+                    yield ast.unparse(node)
+
+
+def test_text_is_utf_8_on_every_machine():
+    assert not [(path, call) for path, text in (SOURCES | PARTS).items() for call in without_encoding(text)]
+    wrong = ["path.read_text()", "open(path)", "path.open('w')", "open(path, 'r')", "path.write_text('')"]
+    assert len(list(without_encoding("\n".join(wrong)))) == len(wrong)
+
+
 def test_nothing_is_left_to_do():
     marks = ("TODO", "FIXME", "XXX")
     assert not [path for path, text in (SOURCES | PARTS).items() if any(mark in text for mark in marks)]

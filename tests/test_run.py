@@ -1,5 +1,6 @@
 """The command line, as a user types it: whole runs, interruptions, mistakes."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from unittest import mock
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from absl import flags
 from PIL import Image
 
 import gcn_jax
+from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import load_variables
 from gcn_jax.data import shapes
 from gcn_jax.data.specs import SHAPES
@@ -292,6 +295,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
         (["--workdir=other"], "--workdir: --mode=train takes one; only eval and receptive_field compare several"),
         (["--mode=predict"], "--mode=predict needs --input"),
         (["stray"], "unexpected argument 'stray'"),
+        *(
+            ([f"--{name}={address}"], f"{name}={address}: an address; name a local folder or file")
+            for name, address in {
+                "workdir": "gs://bucket/run",
+                "input": "https://host/a.jpg",
+                "output": "az://account/out",
+                "config": "gs://bucket/c.py:stage1",
+                "config.data_dir": "s3://bucket/data",
+                "config.init_from": "hdfs://host:9000/run",
+                "config.cache_dir": "gs:/bucket/cache",
+            }.items()
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, args, message):
@@ -342,6 +357,26 @@ def test_a_mistake_leaves_the_next_command_as_it_was(tmp_path):
 def test_a_workdir_that_cannot_be_written(tmp_path):
     err = refused("/dev/null/x", tmp_path)
     assert err == f"run.py: error: --workdir=/dev/null/x: cannot be written ({os.strerror(20)})\n"
+    err = refused(tmp_path / os.fsdecode(b"caf\xe9"), tmp_path)
+    assert err.endswith("cannot be written (its name is not UTF-8); choose another\n")
+
+
+@pytest.mark.parametrize(
+    "mode", ["train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "export"]
+)
+def test_a_full_disk_is_told_before_any_work(config, tmp_path, monkeypatch, mode):
+    """One that still takes names, and no bytes; there is not even a model to load."""
+    workdir, output = tmp_path / "run", tmp_path / "model.safetensors"
+    workdir.mkdir()
+    saved_config.save(config, workdir)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    common = (f"--workdir={workdir}", f"--config.cache_dir={tmp_path / 'cache'}", f"--mode={mode}")
+    given = (f"--input={tmp_path / 'a.png'}", f"--output={output}")
+    err = command_line.refused("--config=configs/shapes.py", *common, *given)
+    setting = f"--output={output}" if mode in ("predict", "export") else f"--workdir={workdir}"
+    assert err.splitlines()[-1] == f"run.py: error: {setting}: cannot be written (No space left on device)"
+    assert sorted(path.name for path in workdir.iterdir()) == ["config.json"]
 
 
 def test_another_models_workdir_is_refused_untouched(finished, tmp_path):

@@ -170,10 +170,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     inputs = find_inputs(pattern, settings.datasets(config))
     submissions.check(form, spec, [item.stem for item in inputs])
     outputs = plan_outputs(inputs, form, output)
-    step, variables = load_trained(workdir, config.eval.checkpoint)
-    trained = make_segmenter(config, variables)
     for folder in {paths[0].parent for paths in outputs}:
         make_folder(f"--output={output}", folder)
+    step, variables = load_trained(workdir, config.eval.checkpoint)
+    trained = make_segmenter(config, variables)
     say(f"labelling {len(inputs)} images with step {step} of {workdir}")
     whose = "config.data.white" if config.data.white else "each image's own; config.data.white sets that of all"
     bad: list[str] = []
