@@ -266,16 +266,15 @@ def test_a_full_disk_in_the_middle_of_writing_results_is_one_line(two, small_dis
 
 
 @pytest.mark.slow
-def test_eval_into_head(two, folder, tmp_path):
+def test_eval_when_nobody_reads_its_table(two, folder, tmp_path):
     workdir = shutil.copytree(two, tmp_path / "run")
     saved_config.save(tiny_config(), workdir)
     args = f"--config=configs/shapes.py --config.cache_dir={folder / 'cache'} --workdir={workdir} --mode=eval"
-    shell = f"{sys.executable} run.py {args} | head -1"
+    shell = f"{sys.executable} run.py {args} | true"
     ended = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell], cwd=command_line.ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == ["class", "IoU", "(%)", "accuracy", "Boundary", "IoU"]
     assert "Traceback" not in ended.stderr
     assert "BrokenPipe" not in ended.stderr
     assert (workdir / "report.html").is_file()
