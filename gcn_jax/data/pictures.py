@@ -1,8 +1,9 @@
 """Pictures that show label maps to people."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from gcn_jax.data import lettering
 from gcn_jax.data.specs import VOID, DatasetSpec
 
 MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
@@ -53,7 +54,7 @@ def stack(pictures: list[np.ndarray]) -> np.ndarray:
 def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec: DatasetSpec) -> np.ndarray:
     """A sheet of images, with their names; each stands beside a copy that has its mask laid over it.
 
-    Below them is a legend of the classes that occur.
+    Below them is a legend of the classes that occur. Where no font has a name's letters, its number is written.
 
     Args:
       images: uint8 [N, H, W, 3].
@@ -65,12 +66,13 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
       uint8 [H', W', 3].
     """
     side, gap, line, columns = 256, 12, 22, 3
-    font = ImageFont.load_default(14)
     palette = spec.palette()
     values = [int(value) for value in np.unique(labels)]
+    entries = ["void" if value == VOID else spec.class_names[value] for value in values]
     cell_width, cell_height = 2 * side + gap, side + line + gap
     width = columns * (cell_width + gap) + gap
-    entry_width = 150
+    widest = max(lettering.length(name, f"class {value}") for name, value in zip(entries, values, strict=True))
+    entry_width = min(max(150, widest + 22 + gap), (width - gap) // 3)
     per_line = (width - gap) // entry_width
     rows = -(-len(images) // columns)
     legend_top = gap + rows * cell_height
@@ -78,16 +80,16 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
     draw = ImageDraw.Draw(sheet)
     for i, (image, label, name) in enumerate(zip(images, labels, names, strict=True)):
         left, top = gap + i % columns * (cell_width + gap), gap + i // columns * cell_height
-        draw.text((left, top), name[-60:], "black", font)
+        lettering.write(draw, (left, top), name, cell_width - gap, f"image {i + 1}", keeps_end=True)
         mask = palette[label].astype(np.uint16)
         blended = np.where(label[..., None] == VOID, mask, (image + mask) // 2).astype(np.uint8)
         for j, picture in enumerate((image, blended)):
             small = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
             sheet.paste(small, (left + j * side, top + line))
-    for i, value in enumerate(values):
+    for i, (value, name) in enumerate(zip(values, entries, strict=True)):
         left, top = gap + i % per_line * entry_width, legend_top + i // per_line * line
         draw.rectangle((left, top, left + 16, top + 16), tuple(palette[value].tolist()), "black")
-        draw.text((left + 22, top), "void" if value == VOID else spec.class_names[value][:17], "black", font)
+        lettering.write(draw, (left + 22, top), name, entry_width - 22 - gap, f"class {value}")
     return np.asarray(sheet)
 
 

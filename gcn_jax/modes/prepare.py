@@ -7,6 +7,7 @@ import numpy as np
 
 from gcn_jax.config import settings
 from gcn_jax.console import say
+from gcn_jax.data import lettering
 from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.pictures import contact_sheet, save_picture
 from gcn_jax.data.sources import open_sources, open_splits, spec_from
@@ -38,18 +39,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     sheet = contact_sheet(batch["image"], batch["label"], batch["image_id"], spec)
     with written_whole(workdir / RunFile.CONTACT_SHEET) as path:
         save_picture(sheet, path, format="PNG")
+    if told := lettering.advice([*spec.class_names, *batch["image_id"]]):
+        say(told)
     sheet_path = workdir / RunFile.CONTACT_SHEET
     say(f"{_NUM_SAMPLES} training samples with their masks, as drawn for training: {sheet_path}")
 
 
 def count_table(counts: dict[str, tuple[int, np.ndarray]], spec: DatasetSpec) -> str:
-    """Images and pixels of each class as lines of text: name -> (images, pixels of each label value [256])."""
-    values = [*enumerate(spec.class_names), (VOID, "void")]
+    """Images and pixels of each class and its id, as text: name -> (images, pixels of each label value [256])."""
+    values = {value: f"{value:3} {name}" for value, name in [*enumerate(spec.class_names), (VOID, "void")]}
     images = [f"{number:,}" for number, _ in counts.values()]
     return table(
         [("", *counts), ("images", *images)],
         [
-            *((name, *(f"{pixels[value]:,}" for _, pixels in counts.values())) for value, name in values),
+            *((name, *(f"{pixels[value]:,}" for _, pixels in counts.values())) for value, name in values.items()),
             ("pixels", *(f"{pixels.sum():,}" for _, pixels in counts.values())),
         ],
     )

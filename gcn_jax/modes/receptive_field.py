@@ -13,6 +13,7 @@ from PIL import Image
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import say
+from gcn_jax.data import lettering
 from gcn_jax.data.pictures import save_picture
 from gcn_jax.data.sources import open_source
 from gcn_jax.errors import UserError
@@ -47,6 +48,8 @@ def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dic
         sizes = found["pixels"]
         columns.append([Panel(str(workdir), f, **_marks(s)) for f, s in zip(fields, sizes, strict=True)])
     picture = sheet(columns)
+    if told := lettering.advice(list(runs)):
+        say(told)
     head, *lines = rows(runs)
     print(table([head], lines), flush=True)
     for workdir in configs:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gcn_jax.data import lettering
+
 _SIDE, _GAP, _LINE = 384, 16, 20  # pixels: of a map, between maps, of a line of text
 _SHARE_TICKS = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0)
 # From black through violet, red and orange to pale yellow, in Oklab (Ottosson, 2020): lightness rises all the way, so
@@ -71,17 +73,11 @@ def sheet(columns: list[list[Panel]]) -> np.ndarray:
     for i, column in enumerate(columns):
         for j, panel in enumerate(column):
             left, top = _GAP + i * (_SIDE + _GAP), _GAP + j * (_SIDE + 2 * _LINE + _GAP)
-            draw.text((left, top), _fit_title(panel.title, font), "black", font)
+            lettering.write(draw, (left, top), panel.title, _SIDE, f"run {i + 1}", keeps_end=True)
             picture.paste(_draw_panel(panel, font), (left, top + _LINE))
             draw.text((left, top + _LINE + _SIDE + 2), panel.caption, "black", font)
     _draw_key(draw, _GAP + height, font)
     return np.asarray(picture)
-
-
-def _fit_title(title: str, font) -> str:
-    """The title, or as much of its end as fits over a panel."""
-    first = next(i for i in range(len(title) + 1) if font.getlength(f"…{title[i:]}") <= _SIDE)
-    return f"…{title[first:]}" if first else title
 
 
 def _draw_panel(panel: Panel, font) -> Image.Image:
