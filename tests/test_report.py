@@ -4,6 +4,7 @@ import html
 import io
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -18,6 +19,7 @@ from PIL import Image
 
 import gcn_jax
 from gcn_jax.data.specs import VOC, ClassSpec, DatasetSpec
+from gcn_jax.files import write_text
 from gcn_jax.report import page as report
 from tests.pages import EVIL, RESULT, SPEC, parse, picture, render, section, text
 
@@ -370,22 +372,32 @@ window.onload = () => {
 
 
 @pytest.fixture
-def browse(tmp_path):
-    """Opens a page in a frame of a headless browser; returns what it measured and the errors it logged."""
+def dump(tmp_path):
+    """Opens a file in a headless browser; returns the page as it then is, and the errors that it logged."""
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((path for path in map(shutil.which, names) if path), None)
     if browser is None:
         pytest.skip(f"needs one of {', '.join(names)}")
 
-    def opened(page, width, scheme="light"):
-        path = tmp_path / "wrapper.html"
-        path.write_text(WRAPPER % (width, html.escape(page)), encoding="utf-8")
+    def opened(path, scheme="light"):
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
         flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,900", "--dump-dom"]
         flags += [f"--blink-settings=preferredColorScheme={('dark', 'light').index(scheme)}"]
         done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, timeout=60, check=True)
-        found = json.loads(html.unescape(re.search("found({.*})end", done.stdout.decode())[1]))
-        return found, [entry for entry in done.stderr.decode().splitlines() if "CONSOLE" in entry]
+        return done.stdout.decode(), [entry for entry in done.stderr.decode().splitlines() if "CONSOLE" in entry]
+
+    return opened
+
+
+@pytest.fixture
+def browse(dump, tmp_path):
+    """Opens a page in a frame of a headless browser; returns what it measured and the errors it logged."""
+
+    def opened(page, width, scheme="light"):
+        path = tmp_path / "wrapper.html"
+        path.write_text(WRAPPER % (width, html.escape(page)), encoding="utf-8")
+        found, errors = dump(path, scheme)
+        return json.loads(html.unescape(re.search("found({.*})end", found)[1])), errors
 
     return opened
 
@@ -416,6 +428,42 @@ def test_browser_shows_the_page(browse, width, scheme):
         light, dark = dark, light
     assert light > 200
     assert dark < 60
+
+
+def page_of_names(*names):
+    """A page whose classes, title, runs and images have these four names."""
+    spec = DatasetSpec("x", tuple(ClassSpec(name, (i, 0, 0)) for i, name in enumerate(names)))
+    scores = {f"{key}_per_class": dict.fromkeys(names, 0.5) for key in ("iou", "accuracy", "boundary_iou")}
+    result = {**RESULT, **scores, "miou_per_image": dict.fromkeys(names, 0.5)}
+    return render(names[0], result, spec, examples=[example(image_id=names[1])], runs=dict.fromkeys(names, result))
+
+
+SCRIPTS = (
+    "\u9053\u8def\u6807\u5fd7" * 4,
+    "\u0637\u0631\u064a\u0642 2",
+    "\u0938\u0921\u093c\u0915",
+    os.fsdecode(b"caf\xe9"),
+)
+
+
+def test_names_stand_in_their_own_direction():
+    page = page_of_names(*SCRIPTS)
+    isolated = {text(name) for name in parse(page).iterfind(".//bdi")}
+    assert set(SCRIPTS) <= isolated
+    arabic = f"\u2068{SCRIPTS[1]}\u2069"
+    assert f"truth {arabic} -> predicted {SCRIPTS[0]}: " in html.unescape(page)
+    assert f"{arabic} for {SCRIPTS[0]} (" in text(section(page, "confusions"))
+
+
+def test_browser_shows_names_of_all_scripts(dump, browse, tmp_path):
+    """From the file that is written, whose letters are UTF-8, and escapes in place of what is not."""
+    page = page_of_names(*SCRIPTS)
+    write_text(tmp_path / "report.html", page)
+    shown, errors = dump(tmp_path / "report.html")
+    assert not errors
+    assert all(shown.count(name) > 5 for name in (*SCRIPTS[:3], "caf\\udce9"))
+    found, _ = browse((tmp_path / "report.html").read_text(encoding="utf-8"), 360)
+    assert found["seen"] == found["needed"] == 360
 
 
 def test_browser_would_tell_of_mistakes(browse):

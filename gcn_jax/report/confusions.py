@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcn_jax.report.values import percent, shortened
+from gcn_jax.report.values import isolated, percent, shortened
+from gcn_jax.tables import width
 
 _MOST_CELLS = 4000  # so that the page stays below 1 MB: all cells of up to 63 classes
 
@@ -56,7 +57,7 @@ def confusion_map(counts: np.ndarray, names: list[str]) -> Confusions:
         worst=_worst(shares, names),
         names=short,
         side=side,
-        margin=14 + round(6.6 * max(map(len, short))),
+        margin=14 + round(6.6 * max(map(width, short))),
         cells=[_cell(*divmod(int(i), len(names)), shares, counts, names, has_number=side > 20) for i in order],
         blank_below="" if len(order) == counts.size else percent(shares.flat[order[-1]], 2),
     )
@@ -64,12 +65,12 @@ def confusion_map(counts: np.ndarray, names: list[str]) -> Confusions:
 
 def _cell(truth: int, found: int, shares: np.ndarray, counts: np.ndarray, names: list[str], has_number: bool) -> Cell:
     share = float(shares[truth, found])
-    tip = f"truth {shortened(names[truth], 40)} -> predicted {shortened(names[found], 40)}"
+    tip = " -> predicted ".join(isolated(shortened(names[i], 40)) for i in (truth, found))
     return Cell(
         truth,
         found,
         opacity=f"{max(math.sqrt(share), 0.05):.2f}" if share else "0",  # the square root makes rare mistakes visible
-        tip=f"{tip}: {percent(share)} ({int(counts[truth, found]):,} px)",
+        tip=f"truth {tip}: {percent(share)} ({int(counts[truth, found]):,} px)",
         number=f"{100 * share:.0f}" if has_number and share >= 0.005 else "",
     )
 
@@ -78,5 +79,5 @@ def _worst(shares: np.ndarray, names: list[str]) -> str:
     """The six largest shares off the diagonal of [C, C], in words."""
     wrong = np.where(np.eye(len(names), dtype=bool), 0.0, shares)
     pairs = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:6]]
-    words = [f"{names[i]} for {names[j]} ({percent(wrong[i, j])})" for i, j in pairs if wrong[i, j]]
+    words = [f"{isolated(names[i])} for {isolated(names[j])} ({percent(wrong[i, j])})" for i, j in pairs if wrong[i, j]]
     return f"Most often taken: {', '.join(words)}." if words else "No class was taken for another."

@@ -1,6 +1,7 @@
 """What the sections of a report share: percentages, names, pictures' addresses and tables."""
 
 import base64
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,12 @@ def capitalized(name: str) -> str:
 def shortened(name: str, length: int) -> str:
     """A name, or its start and an ellipsis if it has more letters than `length`."""
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def isolated(name: str) -> str:
+    """A name within a sentence, marked, if it is written to the left, so that the words around it stay in place."""
+    is_leftward = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in name)
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}" if is_leftward else name
 
 
 def data_uri(kind: str, data: bytes) -> str:
