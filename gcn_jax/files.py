@@ -68,19 +68,25 @@ def make_folder(setting: str, folder: pathlib.Path) -> None:
       folder: to make.
 
     Raises:
-      UserError: if it cannot be written, as on a full disk, or by Orbax, which needs names in UTF-8.
+      UserError: if it cannot be written, as on a full disk.
     """
+    check_is_utf_8(setting, folder)
     try:
-        str(folder.absolute()).encode()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(os.urandom(_PROBE))
             file.flush()
             os.fsync(file.fileno())
-    except UnicodeEncodeError as error:
-        raise UserError(f"{setting}: cannot be written (its name is not UTF-8); choose another") from error
     except OSError as error:
         raise UserError(f"{setting}: cannot be written ({error.strerror})") from error
+
+
+def check_is_utf_8(setting: str, folder: pathlib.Path) -> None:
+    """Raises `UserError` unless a folder's name and those above it are UTF-8, as JAX and Orbax need them."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{setting}: cannot be written (its name is not UTF-8); choose another") from error
 
 
 @contextlib.contextmanager

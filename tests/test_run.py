@@ -359,6 +359,9 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     assert err == f"run.py: error: --workdir=/dev/null/x: cannot be written ({os.strerror(20)})\n"
     err = refused(tmp_path / os.fsdecode(b"caf\xe9"), tmp_path)
     assert err.endswith("cannot be written (its name is not UTF-8); choose another\n")
+    err = refused(tmp_path / "run", tmp_path / os.fsdecode(b"caf\xe9"))
+    assert err.startswith(f"run.py: error: config.cache_dir={tmp_path}/caf")
+    assert err.endswith("cannot be written (its name is not UTF-8); choose another\n")
 
 
 @pytest.mark.parametrize(

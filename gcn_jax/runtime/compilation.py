@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from gcn_jax.console import say
 from gcn_jax.errors import UserError
+from gcn_jax.files import check_is_utf_8
 from gcn_jax.models.ops import xla
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of `jax.monitoring`, also where the cache has it
@@ -33,6 +34,7 @@ def enable_cache(cache_dir: str) -> None:
       UserError: if the folder cannot be written.
     """
     folder = pathlib.Path(cache_dir).expanduser() / "xla"
+    check_is_utf_8(f"config.cache_dir={cache_dir}", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
