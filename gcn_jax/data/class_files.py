@@ -12,6 +12,7 @@ FILE_NAMES = (
     "classes.txt",
     "labelmap.txt",  # CVAT
     "class_dict.csv",  # CamVid, as published on Kaggle
+    "class_dict_seg.csv",  # drone images there
     "label_colors.txt",  # CamVid
     "_classes.csv",  # Roboflow
     "class_names.txt",  # labelme
