@@ -11,7 +11,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # What decides which tensors a model has and what they mean; equal in every checkpoint that a run may start from.
 ARCHITECTURE = (
-    "backbone", "width", "strides_in", "head", "kernel_size", "head_width", "branches", "boundary_refine",
+    "backbone", "width", "stem_width", "strides_in", "head", "kernel_size", "head_width", "branches", "boundary_refine",
 )  # fmt: skip
 
 PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "model": {  # the arguments of `gcn_jax.build_model`
         "backbone": "resnet152",
         "width": 64,
+        "stem_width": 0,  # channels of the stem; 0: as many as width
         "kernel_size": 15,
         "boundary_refine": True,
         "head": "gcn",

@@ -35,6 +35,7 @@ def build_model(
     head_width: int = 1024,
     branches: str = "sum",
     width: int = 64,
+    stem_width: int = 0,
     strides_in: str = "v1.5",
     norm: str = "frozen",
     freeze: str = "",
@@ -53,7 +54,8 @@ def build_model(
       head: "gcn" (the paper) or what figure 4 compares it with: "conv1x1", "conv" (k x k) or "stack3x3".
       head_width: m, channels between the convolutions of a "stack3x3".
       branches: how a GCN's two branches are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
-      width: channels of the backbone's stem; 64 in every published ResNet.
+      width: of the backbone: channels of the first convolutions in res-2; 64 in the paper.
+      stem_width: channels of the backbone's stem; 0: as many as width, as in every published ResNet.
       strides_in: "v1.5" (torchvision) or "v1" (original Caffe models), see `ResNet`.
       norm: normalise by "frozen" statistics or, in training, by those of the batch, "train"; see `Norm`.
       freeze: "stem", "res2", ..., "res5": the backbone up to there is not trained; "": all of it is.
@@ -79,8 +81,10 @@ def build_model(
     _check_choices(backbone=backbone, strides_in=strides_in, norm=norm, freeze=freeze)
     _check_choices(head=head, branches=branches, dtype=dtype, convolutions=convolutions)
     _check_numbers(num_classes, width, kernel_size, head, head_width)
+    if stem_width < 0:
+        raise ValueError(f"stem_width must be positive, or 0 for width. Got {stem_width}")
     shared: dict[str, Any] = {"dtype": jnp.dtype(dtype), "convolutions": convolutions}
-    resnet = ResNet(backbone, width, strides_in, norm, freeze=freeze, remat=remat, **shared)
+    resnet = ResNet(backbone, width, strides_in, norm, freeze=freeze, remat=remat, stem_width=stem_width, **shared)
     return GCN(num_classes, resnet, kernel_size, boundary_refine, head, head_width, branches, **shared)
 
 

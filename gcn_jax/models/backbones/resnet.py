@@ -139,7 +139,8 @@ class ResNet(nn.Module):
 
     Attributes:
       backbone: one of `STAGE_SIZES`.
-      width: channels of the stem; 64 in every published model.
+      width: channels of the first two convolutions of a block of res-2; 64 in every model of figure 2.
+      stem_width: channels of the stem; 0: as many as `width`, which is so in every published ResNet.
       strides_in: where a stage halves the resolution: in its first 3x3 convolution ("v1.5": torchvision, timm)
         or in its first 1x1 ("v1": the original Caffe models).
       norm: "frozen" or "train", see `Norm`.
@@ -156,6 +157,7 @@ class ResNet(nn.Module):
     strides_in: str = "v1.5"
     norm: str = "frozen"
     momentum: float = 0.9
+    stem_width: int = 0
     freeze: str = ""
     remat: bool = False
     dtype: Dtype = jnp.float32
@@ -174,7 +176,7 @@ class ResNet(nn.Module):
         def end(x, name):
             return jax.lax.stop_gradient(x) if is_fixed(name, self.freeze) else x
 
-        conv = Conv(self.width, (7, 7), 2, dtype=self.dtype, name="conv1")
+        conv = Conv(self.stem_width or self.width, (7, 7), 2, dtype=self.dtype, name="conv1")
         x = normalized(conv, norm(name="norm1"), images, train and not is_fixed("conv1", self.freeze))
         x = end(max_pool(nn.relu(x)), "conv1")
         features = {}
