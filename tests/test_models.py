@@ -17,7 +17,7 @@ import pytest
 
 from gcn_jax import models
 from gcn_jax.config import settings
-from gcn_jax.models import build_model, init_variables
+from gcn_jax.models import build_model, init_variables, variable_shapes
 from gcn_jax.models.decoders.gcn import BoundaryRefine
 from gcn_jax.models.heads import GlobalConv
 from gcn_jax.models.initial import with_zero_scores
@@ -417,3 +417,12 @@ def test_heads_can_start_at_scores_of_zero(head, branches):
     images = 100 * jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
     assert jnp.abs(jax.jit(model.apply)(variables, images)).max() > 1
     assert not jnp.abs(jax.jit(model.apply)(silent, images)).any()
+
+
+def test_the_stem_may_have_a_width_of_its_own():
+    shapes = variable_shapes(build_model(2, "resnet14", 3, width=4, stem_width=8))["params"]["backbone"]
+    assert shapes["conv1"]["kernel"].shape == (7, 7, 3, 8)
+    assert shapes["res2_block1"]["conv1"]["kernel"].shape == (1, 1, 8, 4)
+    assert shapes["res3_block1"]["conv1"]["kernel"].shape == (1, 1, 16, 8)
+    with pytest.raises(ValueError, match="stem_width must be positive"):
+        build_model(2, stem_width=-1)

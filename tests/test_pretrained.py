@@ -1,5 +1,7 @@
 """Pretrained backbones: features against PyTorch's, and files that are wrong, damaged or hostile."""
 
+import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -26,6 +28,7 @@ from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.preprocessing import normalize
 from gcn_jax.modes import train
+from tests.command_line import ROOT
 from tests.helpers import assert_equal, make_twin, randomize, relative
 
 torch = pytest.importorskip("torch")
@@ -401,3 +404,15 @@ def test_wrong_preprocessing_is_named(config, key, value, message):
     config.data[key] = value
     with pytest.raises(UserError, match=message):
         config_lib.validate(config)
+
+
+def test_the_example_names_the_layers_of_a_resnet_50():
+    """In the order of the network it reads: in PyTorch's, the projection comes last in a block."""
+    twin = make_twin((3, 4, 6, 3), width=4)
+    spec = importlib.util.spec_from_file_location("thin_backbone", ROOT / "examples/thin_backbone.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    modules = [name for name, module in twin.named_modules() if list(module.parameters(recurse=False)) and name != "fc"]
+    pairs = list(example.layers())
+    assert sorted(itertools.chain(*pairs)) == sorted(modules)
+    assert set(pairs) == set(zip(modules[::2], modules[1::2], strict=True)), "a convolution, and the norm behind it"
