@@ -9,8 +9,8 @@ first.
 
 Our choice: ResNet-50, k = 15, batch 4, 512x512 crops, momentum 0.9 with the poly schedule, and batch norm over the
 batch, which suits training from random weights. It needs a GPU or TPU; to try it on a CPU, add
---config.model.backbone=resnet14 --config.data.size=256. To start from the weights of a run with the same classes, add
---config.init_from=WORKDIR.
+--config.model.backbone=resnet14 --config.data.size=256. To start from the weights of another run, also of other
+classes, add --config.init_from=WORKDIR.
 """
 
 import ml_collections

@@ -388,8 +388,8 @@ def test_another_models_workdir_is_refused_untouched(finished, tmp_path):
         err = refused(finished, tmp_path / "cache", *args)
         assert len(err.splitlines()) == 1
         assert "its checkpoints have config.model." in err
-    err = refused(tmp_path / "x", tmp_path / "cache", f"--config.init_from={finished}", "--config.model.kernel_size=5")
-    assert "config.model.kernel_size 3, not 5" in err
+    err = refused(tmp_path / "x", tmp_path / "cache", f"--config.init_from={finished}", "--config.model.width=8")
+    assert "its checkpoints have config.model.width 4, not 8; set the same, name another workdir or file, or" in err
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 

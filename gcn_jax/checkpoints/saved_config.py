@@ -9,7 +9,7 @@ import ml_collections
 
 from gcn_jax.checkpoints import model_metadata as model_file
 from gcn_jax.config.checks import check_values, validate
-from gcn_jax.config.defaults import ARCHITECTURE, PREPROCESSING, RETIRED, default
+from gcn_jax.config.defaults import ARCHITECTURE, BACKBONE, PREPROCESSING, RETIRED, default
 from gcn_jax.config.settings import model_from, spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.files import RunFile, write_json
@@ -115,9 +115,26 @@ def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, k
       UserError: naming the first value in which they differ.
     """
     saved = load(workdir)
-    pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in ARCHITECTURE}
-    pairs |= {f"config.data.{name}": (_plain(config.data[name]), _plain(saved.data[name])) for name in PREPROCESSING}
+    pairs = _values(config, saved, ARCHITECTURE)
     pairs["the classes"] = (", ".join(spec_from(config).class_names), ", ".join(spec_from(saved).class_names))
+    _check_equal(pairs, workdir, key, advice)
+
+
+def check_same_backbone(config: ml_collections.ConfigDict, workdir: pathlib.Path, key: str, advice: str) -> None:
+    """Does what `check_same_model` does for the backbone and the images that it takes: heads and classes may differ."""
+    _check_equal(_values(config, load(workdir), BACKBONE), workdir, key, advice)
+
+
+def _values(
+    config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict, names: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The values of some keys of the model, and of its preprocessing, in two configs."""
+    pairs = {f"config.model.{name}": (config.model[name], saved.model[name]) for name in names}
+    pairs |= {f"config.data.{name}": (_plain(config.data[name]), _plain(saved.data[name])) for name in PREPROCESSING}
+    return pairs
+
+
+def _check_equal(pairs: dict[str, tuple[Any, Any]], workdir: pathlib.Path, key: str, advice: str) -> None:
     kind = "model has" if workdir.is_file() else "checkpoints have"
     for name, (wanted, found) in pairs.items():
         if wanted != found:

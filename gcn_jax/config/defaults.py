@@ -9,10 +9,10 @@ import ml_collections
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-# What decides which tensors a model has and what they mean; equal in every checkpoint that a run may start from.
-ARCHITECTURE = (
-    "backbone", "width", "stem_width", "strides_in", "head", "kernel_size", "head_width", "branches", "boundary_refine",
-)  # fmt: skip
+# What decides which tensors a model's backbone has and what they mean; equal in all that a run may start from.
+BACKBONE = ("backbone", "width", "stem_width", "strides_in")
+# The same for the whole model; equal in every checkpoint that a run may go on from.
+ARCHITECTURE = (*BACKBONE, "head", "kernel_size", "head_width", "branches", "boundary_refine")
 
 PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
 

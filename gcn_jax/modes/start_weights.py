@@ -7,6 +7,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.carry_over import carry_over
 from gcn_jax.checkpoints.manager import saved_steps
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.checkpoints.model_metadata import is_model_file
@@ -30,11 +31,11 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, is_res
         saved_config.check_same_model(config, workdir, "--workdir", advice)
     elif config.init_from:
         source = _init_from(config)
-        advice = "train that first, name another workdir or file, or start from random weights: --config.init_from="
+        advice = "name another workdir or file, or start from random weights: --config.init_from="
         if not source.is_file() and not saved_steps(source):
-            raise UserError(f"config.init_from={source}: holds no checkpoint; {advice}")
+            raise UserError(f"config.init_from={source}: holds no checkpoint; train that first, {advice}")
         if not source.is_file() or is_model_file(source):
-            saved_config.check_same_model(config, source, "config.init_from", advice)
+            saved_config.check_same_backbone(config, source, "config.init_from", f"set the same, {advice}")
 
 
 def _init_from(config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -42,11 +43,13 @@ def _init_from(config: ml_collections.ConfigDict) -> pathlib.Path:
 
 
 def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> dict[str, PyTree]:
-    """The weights in ``config.init_from``: a run's best, an exported model's, or random ones but for the backbone's.
+    """The weights in ``config.init_from``: a run's best, an exported model's, or those of a backbone alone.
+
+    What a model of other classes lacks is as in `variables`, see `carry_over`.
 
     Args:
       config: of this run.
-      variables: random.
+      variables: random ones, as NumPy arrays.
 
     Raises:
       UserError: naming what is wrong with the file.
@@ -60,8 +63,11 @@ def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree
         for line in report.lines():
             say(line)
         return variables
-    step, variables = load_trained(source, "best")
-    say(f"starting from step {step} of {source}")
+    step, trained = load_trained(source, "best")
+    names, old_names = (settings.spec_from(c).class_names for c in (config, saved_config.load(source)))
+    variables, lines = carry_over(variables, trained, settings.model_from(config), names, old_names)
+    for line in [f"starting from step {step} of {source}", *lines]:
+        say(line)
     return variables
 
 
