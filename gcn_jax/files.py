@@ -21,7 +21,7 @@ class RunFile(enum.StrEnum):
     CHECKPOINTS = "checkpoints"  # a folder a step: parameters, statistics, optimizer, step, data position
     CONFIG = "config.json"  # what was run, by which the checkpoints are understood
     IMAGES = "images.json"  # the ids of the images that were trained on, and of those that are evaluated on
-    BEST = "best.json"  # the best step so far, its mean IoU, and a digest of the images
+    BEST = "best.json"  # the best step so far, its scores, and a digest of the images
     METRICS = "metrics.jsonl"  # a JSON object a logged step: loss, rate, speed, the scores of evaluations
     PICTURES = "pictures"  # a folder: image, truth and prediction at each evaluation
     EVENTS = "events"  # what the names of TensorBoard's files begin with

@@ -24,7 +24,7 @@ RESULT = {
     "data": "cityscapes/val",
     "protocol": {"scales": [1.0], "flip": False, "window": 0, "stride": 0},
     "miou": 0.51234, "pixel_accuracy": 0.9, "mean_accuracy": 0.83, "frequency_weighted_iou": 0.81239,
-    "boundary_accuracy": 0.4, "internal_accuracy": 0.955, "boundary_iou": None, "boundary_width": 7,
+    "boundary_accuracy": 0.4, "internal_accuracy": 0.955, "boundary_iou": None, "loss": 0.34567, "boundary_width": 7,
     "trimap_miou": {"1": 0.2, "2": 0.25, "5": None, "20": 0.45},
     "iou_per_class": {"road": 0.25, EVIL: 0.75, "sky": 0.0, "tram": None},
     "accuracy_per_class": {"road": 0.3, EVIL: 0.8, "sky": None, "tram": None},
@@ -80,8 +80,8 @@ def parse(page):
     return parser.builder.close()
 
 
-def render(title="run", result=RESULT, spec=SPEC, records=RECORDS, examples=(), runs=None, field=None):
-    return report.render(title, result, spec, records, list(examples), runs or {title: result}, field)
+def render(title="run", result=RESULT, spec=SPEC, records=RECORDS, examples=(), runs=None, field=None, best_by="miou"):
+    return report.render(title, result, spec, records, list(examples), runs or {title: result}, field, best_by)
 
 
 def text(element):

@@ -16,6 +16,7 @@ import gcn_jax
 from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.checkpoints import model_file as export
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.best import Best
 from gcn_jax.data.specs import SHAPES
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
@@ -91,7 +92,7 @@ def test_a_run_is_handed_on(tmp_path, config, variables, capfd):
     state = new_state(config, 1)
     with checkpoints.Checkpoints(workdir, 2) as saved:
         saved.save(state.replace(step=jnp.int32(5), ema_params=variables["params"]), {})
-        saved.mark(5, 0.25, images="")
+        saved.mark(Best(5, 0.25, "", "miou", 0.25))
     arguments = ["--config=configs/shapes.py", f"--config.cache_dir={config.cache_dir}", f"--workdir={workdir}"]
     _, err = command_line.run(*arguments, "--mode=export", f"--output={path}")
     assert err.startswith(f"written: {path}, step 5 of {workdir}, 0.")

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_padding_changes_nothing_within_reach(config, shape):
     assert found.shape == expected.shape
     inside = (slice(shape[0] - REACH), slice(shape[1] - REACH))
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-6)
-    labels = labeller(net, config).start(variables, [image])()[0]
+    labels = labeller(net, config).start(variables, [image])()[0]["labels"]
     np.testing.assert_array_equal(labels[inside], expected[inside].argmax(-1))
 
 
@@ -99,9 +100,52 @@ def test_windows_leave_no_seam(config, window, stride, batch_size):
         expected = whole(net, variables, image, config)
         inference = labeller(net, config)
         np.testing.assert_allclose(inference.probabilities(variables, image), expected, atol=1e-6)
-        labels = inference.start(variables, [image])()[0]
+        labels = inference.start(variables, [image])()[0]["labels"]
         np.testing.assert_array_equal(labels, expected.argmax(-1))
-        np.testing.assert_array_equal(labels, inference.start(variables, [image])()[0])
+        np.testing.assert_array_equal(labels, inference.start(variables, [image])()[0]["labels"])
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        {},
+        {"flip": True},
+        {"window": 48, "stride": 29},
+        pytest.param({"crf": "1,1,1,1,1,1"}, marks=pytest.mark.slow),
+        pytest.param({"window": 48, "stride": 29, "flip": True, "scales": (1.0, 0.5)}, marks=pytest.mark.slow),
+        pytest.param({"window": 48, "stride": 29, "crf": "1,1,1,1,1,1"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_loss_is_of_the_probabilities(config, protocol):
+    """Of two images of one canvas, with void; in windows one at a time."""
+    config.eval.update(batch_size=2, **protocol)
+    net, shapes = Net(5), [(60, 61), (64, 50)]
+    variables, inference = prepared(net), labeller(net, config)
+    images = [photo(*shape, seed) for seed, shape in enumerate(shapes)]
+    truths = [np.random.default_rng(9).choice(np.array([0, 1, 2, 3, 255], np.uint8), shape) for shape in shapes]
+    at_a_time = 1 if config.eval.window else 2
+    groups = [slice(i, i + at_a_time) for i in range(0, 2, at_a_time)]
+    found = [maps for some in groups for maps in inference.start(variables, images[some], truths[some])()]
+    for image, truth, maps in zip(images, truths, found, strict=True):
+        probabilities = inference.probabilities(variables, image).astype(np.float64)
+        of_truth = np.take_along_axis(probabilities, np.minimum(truth, 3)[..., None].astype(int), -1)[..., 0]
+        np.testing.assert_allclose(maps["loss"], np.where(truth == 255, 0, -np.log(of_truth)), atol=1e-5)
+        np.testing.assert_array_equal(maps["labels"], probabilities.argmax(-1))
+
+
+class Certain(Constant):
+    """Sure of class 2, beyond what float32 can say of the others."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return jnp.broadcast_to(jnp.array([-900.0, 0.0, 900.0])[None, None, None], (*images.shape[:3], 3))
+
+
+def test_the_loss_of_what_was_impossible_is_finite(config):
+    truth = np.array([[0, 1, 2, 255]], np.uint8).repeat(40, 0)
+    (maps,) = labeller(Certain(), config).start({}, [photo(40, 4)], [truth])()
+    np.testing.assert_allclose(maps["loss"][0], [87.3365, 87.3365, 0, 0], atol=1e-3)
 
 
 def test_the_papers_four_crops(config):
@@ -163,7 +207,7 @@ def test_views_are_averaged(config, scales, flip):
     inference = labeller(net, config)
     found = inference.probabilities(variables, image)
     np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=2e-5)
-    np.testing.assert_array_equal(inference.start(variables, [image])()[0], found.argmax(-1))
+    np.testing.assert_array_equal(inference.start(variables, [image])()[0]["labels"], found.argmax(-1))
 
 
 def test_a_mesh_labels_as_one_device_does(config):
@@ -208,7 +252,7 @@ def test_an_image_smaller_than_a_window_is_padded_to_it(config, shape, flip, par
     inference = labeller(net, config)
     found = inference.probabilities(variables, image)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_array_equal(inference.start(variables, [image])()[0], found.argmax(-1))
+    np.testing.assert_array_equal(inference.start(variables, [image])()[0]["labels"], found.argmax(-1))
 
 
 class SomeSizes(ShapesSource):
@@ -304,7 +348,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     evaluation = evaluator(source, mesh_of(config), config)(variables)
     assert [image.image_id for image in evaluation.images.values()] == source.image_ids[:7]
     assert len(evaluation.pictures) == 2
-    expected, num_tipped = np.zeros((6, 6), np.int64), 0
+    expected, num_tipped, losses = np.zeros((6, 6), np.int64), 0, []
     mean, std = np.array(config.data.mean), np.array(config.data.std)
     apply = jax.jit(model.apply)
     for i, found in evaluation.images.items():
@@ -314,6 +358,8 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
         logits = apply(variables, ((padded - mean) / std).astype(np.float32)[None])
         prediction = np.frombuffer(zlib.decompress(found.packed), np.uint8).reshape(label.shape)
         num_tipped += (np.argmax(logits[0], -1)[: label.shape[0], : label.shape[1]] != prediction).sum()
+        scores = np.asarray(logits[0], np.float64)[: label.shape[0], : label.shape[1]][label != 255]
+        losses += [scipy.special.logsumexp(scores, -1) - scores[np.arange(len(scores)), label[label != 255]]]
         own = np.zeros((6, 6), np.int64)
         np.add.at(own, (label[label != 255], prediction[label != 255]), 1)
         expected += own
@@ -322,6 +368,8 @@ def test_evaluation_counts_each_image_once_at_its_own_size(config, mesh):
     assert num_tipped <= 4, "pixels may tip over by rounding, on a mesh"
     result = result_of(evaluation, config, 3)
     assert result["confusion_matrix"] == expected.tolist()
+    np.testing.assert_allclose(result["loss"], np.concatenate(losses).mean(), rtol=1e-4)
+    assert f"loss (nats) {result['loss']:.4f}" in re.sub(" +", " ", score_table(result))
     assert set(result["iou_per_class"]) == {"background", "disk", "square", "triangle", "ring", "cross"}
     assert f"{100 * result['miou']:.2f}" in score_table(result)
 
@@ -366,7 +414,9 @@ def test_hosts_share_an_evaluation(config, tmp_path):
     for process in processes:
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
-        assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(result_of(expected, config, 0)))
+        found, wanted = json.loads(out.splitlines()[-1]), json.loads(json.dumps(result_of(expected, config, 0)))
+        np.testing.assert_allclose(found.pop("loss"), wanted.pop("loss"), rtol=1e-6)  # it is summed in another order
+        assert found == wanted
 
 
 @pytest.mark.parametrize("window", [0, 64])

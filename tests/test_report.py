@@ -84,7 +84,7 @@ def test_scores_are_those_of_the_result():
     assert found == {
         "Mean IoU": "51.23 %", "Pixel accuracy": "90.00 %", "Mean class accuracy": "83.00 %",
         "Frequency-weighted IoU": "81.24 %", "Boundary accuracy": "40.00 %", "Internal accuracy": "95.50 %",
-        "Boundary IoU": "–",
+        "Boundary IoU": "–", "Loss": "0.3457",
     }  # fmt: skip
     assert "≤ 7 px" in text(section(render(), "scores"))
 
@@ -240,6 +240,24 @@ def test_curves_can_be_read_off():
     found = [read_off(rate, *p)[1] for p in line(rate)]
     np.testing.assert_allclose(found, [0.01, 0.005, 0, 0], atol=1e-4)
     assert "1 not finite" in text(section(render(), "training"))
+
+
+def test_curves_of_the_validation_loss_and_of_the_score_that_chooses_the_best():
+    values = {"validation_loss": (0.8, 0.6, 0.7), "iou_per_class.sky": (0.05, 0.25, 0.15)}
+    records = [
+        {"step": 100 * (i + 1), "miou": 0.3, **{name: of_steps[i] for name, of_steps in values.items()}}
+        for i in range(3)
+    ]
+    page = render(records=records, best_by="iou_per_class.sky")
+    for title, found in zip(("Validation loss", "IoU of sky"), values.values(), strict=True):
+        svg = chart(page, title)
+        read = [read_off(svg, *point) for point in line(svg)]
+        np.testing.assert_allclose(
+            read, [(100 * (i + 1), value) for i, value in enumerate(found)], atol=0.01, rtol=0.01
+        )
+    for best_by in ("miou", "loss"):
+        assert "of sky" not in text(section(render(records=records, best_by=best_by), "training"))
+    assert "No IoU of tram was logged" in text(section(render(best_by="iou_per_class.tram"), "training"))
 
 
 def test_a_point_alone_is_a_dot():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.best import Best
 from gcn_jax.checkpoints.manager import Checkpoints, load_variables
 from gcn_jax.config import settings
 from gcn_jax.errors import UserError
@@ -232,7 +233,7 @@ def test_checkpoints_keep_the_newest_and_the_best(config, tmp_path):
             snapshots[i] = jax.tree.map(lambda x: np.array(x, copy=True), state.params)
             checkpoints.save(state, {"next_index": i})
             if i in (1, 3):
-                checkpoints.mark(i, 0.9 - i / 10, images="")
+                checkpoints.mark(Best(i, 0.9 - i / 10, "", "miou", 0.9 - i / 10))
             state = step(state)  # at once, while the save goes on
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "4", "5"]
     with Checkpoints(tmp_path, keep=2) as checkpoints:

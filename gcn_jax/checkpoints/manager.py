@@ -165,19 +165,13 @@ class Checkpoints:
             raise UserError(f"{folder}: not a checkpoint of this config's model and optimizer ({reason})") from error
         return restored["state"], restored["data"]
 
-    def mark(self, step: int, miou: float, images: str) -> None:
-        """Notes a saved step's mean IoU, so that the best checkpoint so far is kept. Only the first process writes.
-
-        Args:
-          step: of the checkpoint.
-          miou: its mean IoU.
-          images: a digest of what was evaluated, and how; a step with another one is not compared with.
-        """
+    def mark(self, new: Best) -> None:
+        """Notes a saved step's scores, so that the best checkpoint so far is kept. Only the first process writes."""
         if jax.process_index() == 0:
-            note(self._workdir, Best(step, miou, images))
+            note(self._workdir, new)
 
     def best(self) -> Best | None:
-        """The best step and its mean IoU; None if no checkpoint was evaluated."""
+        """The best step and its scores; None if no checkpoint was evaluated."""
         return read_best(self._workdir)
 
     def __enter__(self) -> "Checkpoints":
@@ -223,7 +217,7 @@ def load_variables(workdir: pathlib.Path, which: str, *, averaged: bool) -> tupl
 
     Args:
       workdir: of the run.
-      which: "best", by mean IoU (the newest if none was evaluated), or "latest".
+      which: "best" (the newest if none was evaluated) or "latest".
       averaged: whether to take the averaged parameters, if the run keeps them.
 
     Returns:

@@ -117,6 +117,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.crf": (_parses(crf.parse), crf.FORMAT),
     "eval.checkpoint": _one_of("best", "latest"),
     "eval.num_pictures": _NOT_NEGATIVE,
+    "stop.patience": _NOT_NEGATIVE,
     "predict.format": _one_of("masks", "voc", "cityscapes"),
     "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
     "crf_search.iterations": _NONE_NEGATIVE,
@@ -171,6 +172,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _check_combinations(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` for values that mean nothing together: what the user asked for would not happen."""
     loss, optimizer = config.loss, config.optimizer
+    patience, evaluations = config.stop.patience, math.ceil(config.num_steps / config.eval_every)
     terms = {term for _, term in losses.parse(loss.name)}
     per_pixel = terms & {"cross_entropy", "focal"}
     in_name = "in config.loss.name"
@@ -182,6 +184,7 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         ("optimizer.loss", optimizer.loss == "sum", terms <= per_pixel, f"cross_entropy or focal alone {in_name}"),
         ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),
+        ("stop.patience", patience, patience + 1 < evaluations, "more evaluations: lower config.eval_every"),
     ):
         if is_set and not has_effect:
             raise UserError(f"config.{key}={_value(config, key)!r} has no effect without {needed}")

@@ -34,7 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     "log_every": 20,  # steps
     "eval_every": 5000,  # steps; an evaluation is also a checkpoint
     "checkpoint_every": 1000,  # steps
-    "keep_checkpoints": 2,  # the newest; the best by mean IoU stays besides
+    "keep_checkpoints": 2,  # the newest; the best stays besides
     "model": {  # the arguments of `gcn_jax.build_model`
         "backbone": "resnet152",
         "width": 64,
@@ -104,8 +104,10 @@ _DEFAULTS: dict[str, Any] = {
         "stride": 0,  # of the windows, at most; 0: two thirds of their side
         "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `gcn_jax.crf.parse`
         "checkpoint": "best",  # or "latest": what --mode=eval and predict use
+        "best_by": "miou",  # or "loss", "iou_per_class.person", ...: the score of eval.json that the best has
         "num_pictures": 4,  # of the evaluations in training
     },
+    "stop": {"patience": 0},  # evaluations without a better score after which training ends; 0: it goes to the end
     "predict": {
         "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
     },

@@ -73,8 +73,8 @@ def place(
     canvas[top:bottom, right:] = filler[right:]
 
 
-def pad(image: np.ndarray, height: int, width: int, mean: Sequence[float]) -> np.ndarray:
-    """Pads an image with the mean colour, at the bottom and on the right, to height x width."""
-    canvas = np.empty((height, width, *image.shape[2:]), image.dtype)
-    place(canvas, image, mean)
+def pad(array: np.ndarray, height: int, width: int, value: Sequence[float] | int) -> np.ndarray:
+    """Pads an image with the mean colour, or a label with void, at the bottom and on the right, to height x width."""
+    canvas = np.empty((height, width, *array.shape[2:]), array.dtype)
+    place(canvas, array, value)
     return canvas

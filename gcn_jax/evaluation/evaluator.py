@@ -15,7 +15,7 @@ from gcn_jax.data.pictures import triptych
 from gcn_jax.data.samples import Sample, Selection, Source
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.evaluation.counts import Counts
-from gcn_jax.inference.labeller import Labeller
+from gcn_jax.inference.labeller import Labeller, Maps
 from gcn_jax.models.preprocessing import PyTree
 from gcn_jax.runtime.mesh import gather, local_copy
 
@@ -41,11 +41,13 @@ class Evaluation:
 
     Attributes:
       counts: the sum of all images' counts.
+      loss: the sum over all pixels that are not void of minus the logarithm of the true class's probability.
       images: the prediction for each image, by the image's index in the source.
       pictures: for the first images a picture of image, truth and prediction, uint8 [H, W, 3].
     """
 
     counts: Counts
+    loss: float = 0.0
     images: dict[int, LabelledImage] = field(default_factory=dict)
     pictures: list[np.ndarray] = field(default_factory=list)
 
@@ -53,13 +55,13 @@ class Evaluation:
         """The evaluation in types that `gcn_jax.runtime.mesh.gather` can send."""
         images = {place: [image.image_id, image.miou, image.packed] for place, image in self.images.items()}
         counts = [self.counts.confusion, self.counts.boundary]
-        return {"counts": counts, "images": images, "pictures": self.pictures}
+        return {"counts": counts, "loss": self.loss, "images": images, "pictures": self.pictures}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> "Evaluation":
         """The evaluation that `pack` has packed."""
         images = {place: LabelledImage(*fields) for place, fields in packed["images"].items()}
-        return cls(Counts(*packed["counts"]), images, packed["pictures"])
+        return cls(Counts(*packed["counts"]), packed["loss"], images, packed["pictures"])
 
 
 class Evaluator:
@@ -99,6 +101,7 @@ class Evaluator:
                 return None
             share = Evaluation.unpack(packed)
             whole.counts = whole.counts.merge(share.counts)
+            whole.loss += share.loss
             whole.images.update(share.images)
             whole.pictures += share.pictures
         whole.images = dict(sorted(whole.images.items()))
@@ -108,12 +111,13 @@ class Evaluator:
         """Evaluates this host's images; None if it was told to stop."""
         share, num_classes = Evaluation(Counts.empty(self._spec.num_classes)), self._spec.num_classes
         with bar("evaluating", len(self._places), "image", leave=False) as progress:
-            for place, sample, prediction in self._predictions(variables):
+            for place, sample, maps in self._predictions(variables):
                 if should_stop():
                     return None
-                label = sample["label"]
+                label, prediction = sample["label"], maps["labels"]
                 counts = Counts.of_image(label=label, prediction=prediction, num_classes=num_classes)
                 share.counts = share.counts.merge(counts)
+                share.loss += float(maps["loss"].sum(dtype=np.float64))
                 packed = zlib.compress(prediction.tobytes(), 1)
                 share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
                 if len(share.pictures) < self._num_pictures:
@@ -121,18 +125,19 @@ class Evaluator:
                 progress.update()
         return share
 
-    def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, np.ndarray]]:
-        """Yields each image's index in the source, its sample and its predicted labels.
+    def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, Maps]]:
+        """Yields each image's index in the source, its sample, and its predicted labels and loss.
 
         While the caller handles them, the device works on the next group.
         """
         labeller = self._labeller
         share = Selection([self._source], [(0, place) for place in self._places])
         waiting: list[tuple[int, Sample]] = []
-        labels: Callable[[], list[np.ndarray]] = list
+        found: Callable[[], list[Maps]] = list
         groups = group_by_shape(share, labeller.canvas, labeller.batch_size, self._reading)
         for group in itertools.chain(groups, [[]]):
-            following = labeller.start(variables, [sample["image"] for _, sample in group]) if group else list
-            for (i, sample), prediction in zip(waiting, labels(), strict=True):
-                yield self._places[i], sample, prediction
-            waiting, labels = group, following
+            images, truths = ([sample[key] for _, sample in group] for key in ("image", "label"))
+            following = labeller.start(variables, images, truths) if group else list
+            for (i, sample), maps in zip(waiting, found(), strict=True):
+                yield self._places[i], sample, maps
+            waiting, found = group, following

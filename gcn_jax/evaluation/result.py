@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gcn_jax.checkpoints.best import LOSS
 from gcn_jax.config.settings import Protocol
 from gcn_jax.evaluation.boundary import BOUNDARY_WIDTH, WIDTHS
 from gcn_jax.evaluation.counts import SCORES
@@ -16,7 +17,7 @@ from gcn_jax.tables import table
 def as_json(
     evaluation: Evaluation, step: int, data: str, protocol: Protocol, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """The content of ``eval.json``; scores are fractions in 0..1, null where nothing was counted.
+    """The content of ``eval.json``; scores are fractions in 0..1, null where nothing was counted; the loss is in nats.
 
     Args:
       evaluation: of all images.
@@ -28,7 +29,7 @@ def as_json(
     scores = evaluation.counts.compute()
 
     def number(value: float) -> float | None:
-        return None if math.isnan(value) else float(value)
+        return float(value) if math.isfinite(value) else None
 
     def by_class(values: np.ndarray) -> dict[str, float | None]:
         return {name: number(value) for name, value in zip(class_names, values, strict=True)}
@@ -37,11 +38,9 @@ def as_json(
         "step": step,
         "data": data,
         "num_images": len(evaluation.images),
-        "protocol": {
-            **{key: getattr(protocol, key) for key in ("scales", "flip", "window", "crf")},
-            "stride": protocol.window_stride(protocol.window),
-        },
+        "protocol": conditions(protocol),
         **{key: number(scores[key]) for key in SCORES},
+        LOSS: number(evaluation.loss / pixels) if (pixels := int(evaluation.counts.confusion.sum())) else None,
         "boundary_width": BOUNDARY_WIDTH,
         "trimap_miou": {str(w): number(miou) for w, miou in zip(WIDTHS, scores["trimap_miou"], strict=True)},
         "iou_per_class": by_class(scores["iou"]),
@@ -49,6 +48,14 @@ def as_json(
         "boundary_iou_per_class": by_class(scores["boundary_iou_per_class"]),
         "confusion_matrix": scores["confusion"].tolist(),
         "miou_per_image": {image.image_id: number(image.miou) for image in evaluation.images.values()},
+    }
+
+
+def conditions(protocol: Protocol) -> dict[str, Any]:
+    """What scores depend on besides model and images."""
+    return {
+        **{key: getattr(protocol, key) for key in ("scales", "flip", "window", "crf")},
+        "stride": protocol.window_stride(protocol.window),
     }
 
 
@@ -64,7 +71,12 @@ def score_table(result: dict[str, Any]) -> str:
         [("class", "IoU (%)", "accuracy", "Boundary IoU")],
         [(name, *(_percent(result[column][name]) for column in columns)) for name in names],
     )
-    totals = table([(name, _percent(result[key])) for key, name in SCORES.items()])
+    totals = table(
+        [
+            *((name, _percent(result[key])) for key, name in SCORES.items()),
+            ("loss (nats)", "-" if result[LOSS] is None else f"{result[LOSS]:.4f}"),
+        ]
+    )
     trimaps = table(
         [
             ("trimap, up to px from a boundary", *result["trimap_miou"]),

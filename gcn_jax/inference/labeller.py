@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from gcn_jax import crf
 from gcn_jax.config.settings import Protocol
+from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
 from gcn_jax.models import GCN
@@ -36,6 +37,9 @@ WHOLE = 2048
 WINDOW = 1024
 
 Shape = tuple[int, int]
+# What is found for an image, by name: "labels", uint8 [H, W]; where the truth is known, "loss", float32 [H, W], minus
+# the logarithm of the true class's probability, 0 where the truth is void.
+Maps = dict[str, Any]
 
 
 class Labeller:
@@ -66,7 +70,7 @@ class Labeller:
                 f"config.eval.window={protocol.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._labels = platform_jit(self._label_views, model.dtype, mesh)
+        self._maps = platform_jit(self._map_views, model.dtype, mesh)
         self._probabilities = platform_jit(self._average_views, model.dtype, mesh)
         self._add = platform_jit(self._add_windows, model.dtype, mesh, donate_argnums=1)
         self._take = platform_jit(self._take_rows, model.dtype, mesh, static_argnums=2, donate_argnums=0)
@@ -89,39 +93,49 @@ class Labeller:
         rows, columns = (self._divisible(half if length <= half else side) for length in (height, width))
         return rows, columns
 
-    def start(self, variables: dict[str, PyTree], images: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+    def start(
+        self, variables: dict[str, PyTree], images: Sequence[np.ndarray], truths: Sequence[np.ndarray] = ()
+    ) -> Callable[[], list[Maps]]:
         """Starts to label images, which the device goes on with while the caller does something else.
 
         Args:
           variables: of the model, on the mesh.
           images: at most `batch_size` of uint8 [H, W, 3], RGB, of one canvas; one alone if it is None.
+          truths: the true labels of each, uint8 [H, W], if the loss is wanted.
 
         Returns:
-          A function that waits for the labels: uint8 [H, W] of each image.
+          A function that waits for the maps of each image.
 
         Raises:
           UserError: if the image is too large for the CRF.
         """
         shape = self.canvas(*images[0].shape[:2])
+        known: list[np.ndarray | None] = [*truths] if truths else [None for _ in images]
         if shape is None:
             assert len(images) == 1
             if self._crf:
-                return lambda: [_labels(self.probabilities(variables, images[0]))]
-            parts = list(self._windows(variables, images[0], as_labels=True))
+                return lambda: [_measured(self.probabilities(variables, images[0]), known[0])]
+            parts = list(self._windows(variables, images[0], as_maps=True, truth=known[0]))
             return lambda: [_join(parts, images[0].shape)]
-        batch = [pad(image, *shape, self._preprocessing.mean) for image in images]
-        batch += batch[:1] * (self.batch_size - len(batch))  # up to the size that is compiled; not counted
+        batch = self._padded(images, shape, self._preprocessing.mean)
         if self._crf:
-            fused = self._probabilities(variables, self._put(np.stack(batch)))
-            return lambda: [_labels(self._refined(x, np.asarray(fused)[i])) for i, x in enumerate(images)]
-        labels = self._labels(variables, self._put(np.stack(batch)))
-        return lambda: [np.asarray(labels)[i, : x.shape[0], : x.shape[1]] for i, x in enumerate(images)]
+            fused = self._probabilities(variables, batch)
+            return lambda: [
+                _measured(self._refined(x, np.asarray(fused)[i]), truth)
+                for i, (x, truth) in enumerate(zip(images, known, strict=True))
+            ]
+        maps = self._maps(variables, batch, self._padded(truths, shape, VOID) if truths else None)
+        return lambda: [
+            {name: np.asarray(values)[i, : x.shape[0], : x.shape[1]] for name, values in maps.items()}
+            for i, x in enumerate(images)
+        ]
 
     def probabilities(self, variables: dict[str, PyTree], image: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 [H, W, 3] RGB -> float32 [H, W, num_classes]."""
         shape = self.canvas(*image.shape[:2])
         if shape is None:
-            return self._refined(image, _join(list(self._windows(variables, image, as_labels=False)), image.shape))
+            parts = list(self._windows(variables, image, as_maps=False))
+            return self._refined(image, _join(parts, image.shape)["probabilities"])
         canvas = pad(image, *shape, self._preprocessing.mean)
         batch = np.repeat(canvas[None], self.batch_size, axis=0)
         return self._refined(image, np.asarray(self._probabilities(variables, self._put(batch)))[0])
@@ -135,6 +149,11 @@ class Labeller:
             return crf.refine(image, crf.log_probabilities(probabilities), self._crf)
         except ValueError as error:
             raise UserError(f"config.eval.crf={self._protocol.crf}: {error}") from error
+
+    def _padded(self, arrays: Sequence[np.ndarray], shape: Shape, fill: Any) -> jax.Array:
+        """A batch on the mesh, padded to a canvas; the first is repeated up to the size that is compiled."""
+        batch = [pad(array, *shape, fill) for array in arrays]
+        return self._put(np.stack(batch + batch[:1] * (self.batch_size - len(batch))))
 
     def _put(self, batch: np.ndarray) -> jax.Array:
         return put_share(batch, self.mesh) if self.mesh else jnp.asarray(batch)
@@ -156,7 +175,7 @@ class Labeller:
             if scale != 1:
                 shape = (self._divisible(round(height * scale)), self._divisible(round(width * scale)))
             view = jax.image.resize(view, (len(view), *shape, 3), "linear")
-            logits = self._model.apply(variables, view, train=False)
+            logits: Any = self._model.apply(variables, view, train=False)
             logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
             probabilities = jax.nn.softmax(logits)
             total += probabilities[:batch]
@@ -164,20 +183,20 @@ class Labeller:
                 total += probabilities[batch:, :, ::-1]
         return total / (len(scales) * (1 + is_mirrored))
 
-    def _label_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
-        """uint8 [B, H, W, 3] -> uint8 [B, H, W]."""
-        if tuple(self._protocol.scales) == (1.0,) and not self._protocol.flip:  # no need for probabilities
-            scores: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
-        else:
-            scores = self._average_views(variables, images)
-        return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+    def _map_views(self, variables: dict[str, PyTree], images: jax.Array, truth: jax.Array | None) -> Maps:
+        """uint8 [B, H, W, 3] and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]."""
+        if tuple(self._protocol.scales) != (1.0,) or self._protocol.flip:
+            return _measured(self._average_views(variables, images), truth)
+        logits: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
+        labels = {"labels": jnp.argmax(logits, axis=-1).astype(jnp.uint8)}  # which need no probabilities
+        return labels if truth is None else {**_measured(jax.nn.softmax(logits), truth), **labels}
 
     # The windows of an image.
 
     def _windows(
-        self, variables: dict[str, PyTree], image: np.ndarray, as_labels: bool
-    ) -> Iterator[tuple[jax.Array, int]]:
-        """Yields rows of labels or probabilities from top to bottom, and how many of them are final.
+        self, variables: dict[str, PyTree], image: np.ndarray, as_maps: bool, truth: np.ndarray | None = None
+    ) -> Iterator[tuple[Maps, int]]:
+        """Yields rows of maps or "probabilities" from top to bottom, and how many of them are final.
 
         The rows are wider than the image. Only one row of windows is in memory at a time, as a sum: each window is
         weighted by a tent that falls to its borders, where the network sees least of the surroundings. Rows that the
@@ -186,6 +205,8 @@ class Labeller:
         side, tops, lefts = self._grid(*image.shape[:2])
         image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._preprocessing.mean)
         columns = math.ceil(image.shape[1] / side) * side  # few widths, so that few programs are compiled
+        if truth is not None:
+            truth = pad(truth, len(image), columns, VOID)
         zeros = np.zeros((side, columns, self._model.num_classes), np.float32)
         total = jax.device_put(zeros, replicated(self.mesh) if self.mesh else None)
         for top, following in zip(tops, [*tops[1:], image.shape[0]], strict=True):
@@ -195,7 +216,8 @@ class Labeller:
                 some = np.pad(some, (0, self.batch_size - len(some)))
                 batch = np.stack([image[top : top + side, left : left + side] for left in some])
                 total = self._add(variables, total, self._put(batch), some, is_used)
-            rows, total = self._take(total, np.int32(following - top), as_labels)
+            known = None if truth is None else truth[top : top + side]
+            rows, total = self._take(total, np.int32(following - top), as_maps, known)
             yield rows, following - top
 
     def _grid(self, height: int, width: int) -> tuple[int, np.ndarray, np.ndarray]:
@@ -222,21 +244,34 @@ class Labeller:
             total = jax.lax.dynamic_update_slice(total, before + jnp.where(is_used[i], weighted[i], 0), here)
         return total
 
-    def _take_rows(self, total: jax.Array, step: jax.Array, as_labels: bool) -> tuple[jax.Array, jax.Array]:
+    def _take_rows(
+        self, total: jax.Array, step: jax.Array, as_maps: bool, truth: jax.Array | None
+    ) -> tuple[Maps, jax.Array]:
         """The outcome of a row of windows, and its share in the sum of the next row, which lies `step` pixels below."""
-        if as_labels:
-            rows = jnp.argmax(total, axis=-1).astype(jnp.uint8)
-        else:
-            weight = total.sum(-1, keepdims=True)  # a window's probabilities sum to its weight
-            rows = total / jnp.where(weight > 0, weight, 1)
+        weight = total.sum(-1, keepdims=True)  # a window's probabilities sum to its weight
+        probabilities = total / jnp.where(weight > 0, weight, 1)
+        rows = {"probabilities": probabilities}
+        if as_maps:
+            rows = {**_measured(probabilities, truth), "labels": jnp.argmax(total, axis=-1).astype(jnp.uint8)}
         is_reached = jnp.arange(len(total)) < len(total) - step
         return rows, jnp.where(is_reached[:, None, None], jnp.roll(total, -step, axis=0), 0)
 
 
-def _labels(probabilities: np.ndarray) -> np.ndarray:
-    return probabilities.argmax(-1).astype(np.uint8)
+def _measured(probabilities: Any, truth: Any) -> Maps:
+    """The maps by probabilities, float32 [..., C], and true labels, uint8 [...], or None; both of NumPy, or of JAX."""
+    xp: Any = np if isinstance(probabilities, np.ndarray) else jnp
+    maps = {"labels": xp.argmax(probabilities, -1).astype(xp.uint8)}
+    if truth is not None:
+        ids = np.arange(probabilities.shape[-1], dtype=np.uint8).reshape(*[1] * truth.ndim, -1)
+        of_truth = xp.where(truth[..., None] == ids, probabilities, 0).sum(-1)
+        least = np.finfo(np.float32).tiny  # what has underflowed to 0 counts as that
+        maps["loss"] = xp.where(truth == VOID, 0, -xp.log(xp.maximum(of_truth, least)))
+    return maps
 
 
-def _join(parts: list[tuple[jax.Array, int]], shape: tuple[int, ...]) -> np.ndarray:
-    """One array of an image's size from rows of it that are on the device."""
-    return np.concatenate([np.asarray(rows)[:count, : shape[1]] for rows, count in parts])[: shape[0]]
+def _join(parts: list[tuple[Maps, int]], shape: tuple[int, ...]) -> Maps:
+    """Maps of an image's size from rows of them that are on the device."""
+    return {
+        name: np.concatenate([np.asarray(rows[name])[:count, : shape[1]] for rows, count in parts])[: shape[0]]
+        for name in parts[0][0]
+    }

@@ -56,7 +56,7 @@ class Segmenter:
         Raises:
           ValueError: if the image has another type or shape.
         """
-        return self._labeller.start(self.variables, [_checked(image)])()[0]
+        return self._labeller.start(self.variables, [_checked(image)])()[0]["labels"]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """The probability of each class at each pixel: as `predict`, but float32 [H, W, num_classes]."""

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import say
@@ -46,7 +47,17 @@ def run(configs: dict[pathlib.Path, ml_collections.ConfigDict]) -> dict[str, dic
     for workdir, config in configs.items():
         result, spec = results[str(workdir)], settings.spec_from(config)
         write_json(output_path(workdir, RunFile.EVALUATION), result)
-        page = render(str(workdir), result, spec, read_records(workdir), shown[workdir], results, fields[workdir])
+        best = read_best(workdir) if workdir.is_dir() else None
+        page = render(
+            str(workdir),
+            result,
+            spec,
+            read_records(workdir),
+            shown[workdir],
+            results,
+            fields[workdir],
+            best.score if best else "miou",
+        )
         write_text(output_path(workdir, RunFile.REPORT), page)
         say(f"written: {output_path(workdir, RunFile.EVALUATION)}, {output_path(workdir, RunFile.REPORT)}")
     return results

@@ -20,17 +20,15 @@ from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import open_sources, open_splits, trained_pixels
 from gcn_jax.errors import TrainingError, UserError
-from gcn_jax.evaluation.counts import SCORES
-from gcn_jax.evaluation.evaluator import Evaluator
-from gcn_jax.evaluation.result import as_json, score_table
+from gcn_jax.evaluation.score import check_score, titled
 from gcn_jax.files import RunFile, make_workdir, write_json
-from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
 from gcn_jax.models.initial import with_zero_scores
+from gcn_jax.modes.evaluations import Evaluations
 from gcn_jax.modes.run_images import check_unseen, keep_split, settle_folder
 from gcn_jax.modes.start_weights import check_start, start_weights, with_own_statistics
 from gcn_jax.runtime import agreement
-from gcn_jax.runtime.mesh import check_divides, gather, local_mesh, make_mesh, put_batch, read_share, replicated
+from gcn_jax.runtime.mesh import check_divides, gather, make_mesh, put_batch, read_share, replicated
 from gcn_jax.runtime.stop_signals import StopSignals
 from gcn_jax.training.due import Due
 from gcn_jax.training.optimizer import learning_rate
@@ -65,7 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile_steps:
     if stop.received:
         say(f"stopped by {stop.received} at step {step}; the same command goes on from there")
     elif best:
-        say(f"done: {workdir}; best mean IoU {best.miou:.4f} at step {best.step}")
+        say(f"done: {workdir}; best {titled(best.score)} {best.value:.4f} at step {best.step}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
         check_divides(mesh, settings.batch_sizes(config), config.data.size)
         was_resumed = bool(saved_steps(workdir))
         check_start(config, workdir, was_resumed)
+        check_score(config.eval.best_by, settings.spec_from(config).class_names)
     if jax.process_index() == 0:
         set_damaged_aside(workdir)
     is_resumed = gather(bool(saved_steps(workdir)))[0]
@@ -160,7 +159,7 @@ def train(
         Profile(workdir / RunFile.PROFILE, first, profile_steps) as profile,
     ):
         log = StepLog(config, workdir, first, run_log)
-        evaluation = Evaluations(config, start, checkpoints, run_log, stop)
+        evaluation = Evaluations(config, start.recipe, mesh, start.eval_source, checkpoints, run_log, stop)
         for step in range(first, config.num_steps + 1):
             stop.agree(step)
             is_saved = due.save(step) or bool(stop.received)
@@ -173,6 +172,8 @@ def train(
                 evaluation.evaluate(step, state)
                 log.skip_to(step)
             if due.end(step) or (is_saved and stop.received):  # a signal since then waits for the next step's save
+                break
+            if (step == first or due.evaluate(step)) and evaluation.is_over(step):
                 break
             batch = put_batch(next(batches), mesh)
             with profile.step(step), jax.transfer_guard("disallow"):
@@ -231,39 +232,6 @@ class StepLog:
     def skip_to(self, step: int) -> None:
         """Measures the speed from here on, after something that is not a step."""
         self._progress.skip_to(step)
-
-
-class Evaluations:
-    """The evaluations of a training, told, logged and noted for the choice of the best checkpoint."""
-
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        start: Start,
-        checkpoints: Checkpoints,
-        run_log: RunLog,
-        stop: StopSignals,
-    ):
-        self._data, self._checkpoints, self._log, self._stop = config.data.eval, checkpoints, run_log, stop
-        self._spec, self._protocol = settings.spec_from(config), settings.protocol(config)
-        recipe = start.recipe
-        labeller = Labeller(recipe.model, recipe.preprocessing, self._protocol, local_mesh(start.mesh))
-        reading, pictures = settings.reading(config), config.eval.num_pictures
-        self._evaluator = Evaluator(start.eval_source, labeller, self._spec, reading, pictures)
-
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """Evaluates a saved step, unless that was done before the run was resumed; ends early if it is to stop."""
-        if gather(self._log.has(step, "miou"))[0]:
-            return
-        found = self._evaluator(state.eval_variables(), should_stop=lambda: bool(self._stop.received))
-        if found is None:
-            return
-        result = as_json(found, step, self._data, self._protocol, self._spec.class_names)
-        images = agreement.digest_of([str(result["protocol"]), *sorted(result["miou_per_image"])])
-        self._checkpoints.mark(step, result["miou"] or 0.0, images)
-        self._log.pictures(step, found.pictures)
-        self._log.scalars(step, {key: result[key] for key in SCORES if result[key] is not None})
-        say(f"evaluated at step {step}\n{score_table(result)}")
 
 
 @contextmanager

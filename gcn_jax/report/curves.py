@@ -6,21 +6,29 @@ from typing import Any
 
 import numpy as np
 
+from gcn_jax.checkpoints.best import LOSS
+from gcn_jax.evaluation.score import titled
 from gcn_jax.report.charts import Chart, few_tips, linear_axis, log_axis, thin_out
-from gcn_jax.report.values import percent
+from gcn_jax.report.values import capitalized, percent
 
 
-def training_charts(records: list[dict[str, Any]]) -> list[Chart | str]:
-    """Charts of loss, learning rate and mean IoU; a sentence in place of one that has no values.
+def training_charts(records: list[dict[str, Any]], best_by: str = "miou") -> list[Chart | str]:
+    """Charts of losses, learning rate, mean IoU and the score of the best; a sentence in place of one without values.
 
     Args:
       records: the lines of ``metrics.jsonl``.
+      best_by: the score by which the run's best step was chosen.
     """
-    return [
+    charts = [
         _curve("Loss", "loss", records) or "No loss was logged: no curve of the loss.",
         _curve("Learning rate", "learning_rate", records) or "No learning rate was logged: no curve of it.",
         _curve("Mean IoU", "miou", records, "%") or "No evaluation during training yet: no curve of mean IoU.",
+        _curve("Validation loss", "validation_loss", records) or "No validation loss was logged: no curve of it.",
     ]
+    if best_by not in ("miou", LOSS):
+        title = titled(best_by)
+        charts.append(_curve(capitalized(title), best_by, records, "%") or f"No {title} was logged: no curve of it.")
+    return charts
 
 
 def _curve(title: str, key: str, records: list[dict[str, Any]], unit: str = "") -> Chart | None:
@@ -31,7 +39,7 @@ def _curve(title: str, key: str, records: list[dict[str, Any]], unit: str = "") 
     if not points:
         return None
     values = [value for _, value in points]
-    is_wide = key == "loss" and min(values) > 0 and max(values) > 100 * min(values)
+    is_wide = key in ("loss", "validation_loss") and min(values) > 0 and max(values) > 100 * min(values)
     (first, start), (last, end) = points[0], points[-1]
     skipped = len(logged) - sum(math.isfinite(value) for _, value in logged)
     return Chart(

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from gcn_jax.checkpoints.best import LOSS
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.evaluation.counts import SCORES
 from gcn_jax.report.charts import PLOT
@@ -49,6 +50,7 @@ def render(
     examples: list[Example],
     runs: dict[str, dict[str, Any]],
     field: Field | None = None,
+    best_by: str = "miou",
 ) -> str:
     """The page, as HTML text.
 
@@ -60,12 +62,13 @@ def render(
       examples: to show, in order.
       runs: the results of all runs that were evaluated together, by name; compared if there are several.
       field: the run's receptive field, if it was drawn.
+      best_by: the score by which the run's best step was chosen.
     """
     matrix = np.array(result["confusion_matrix"], np.int64)
     sections = [
         Section("scores", "Scores", _scores(result)),
         Section("comparison", "Comparison", _comparison(runs, title) if len(runs) > 1 else None),
-        Section("training", "Training", training_charts(records)),
+        Section("training", "Training", training_charts(records, best_by)),
         Section("classes", "Classes", _classes(result, spec)),
         Section("confusions", "Confusions", confusion_map(matrix, spec.class_names)),
         Section("boundaries", "Boundaries and images", [boundary_chart(result), image_histogram(result)]),
@@ -102,7 +105,9 @@ def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         "internal_accuracy": "of all other pixels",
         "boundary_iou": "mean IoU of the rims of the classes' regions",
     }
-    return [(capitalized(SCORES[key]), percent(result[key], 2), note) for key, note in notes.items()]
+    tiles = [(capitalized(SCORES[key]), percent(result[key], 2), note) for key, note in notes.items()]
+    loss = "–" if result[LOSS] is None else f"{result[LOSS]:.4f}"
+    return [*tiles, ("Loss", loss, "mean cross-entropy of all pixels, in nats")]
 
 
 def _comparison(runs: dict[str, dict[str, Any]], title: str) -> Table:

@@ -57,9 +57,9 @@ class RunLog:
             self._board.write_event(Event(wall_time=time.time(), step=step, summary=shown))
         self._board.flush()
 
-    def has(self, step: int, name: str) -> bool:
-        """Whether a value of this name was logged for a step."""
-        return any(record["step"] == step and name in record for record in self._records)
+    def steps(self, name: str) -> list[int]:
+        """The steps for which a value of this name was logged."""
+        return [int(record["step"]) for record in self._records if name in record]
 
     def pictures(self, step: int, pictures: list[np.ndarray]) -> None:
         """Writes uint8 [H, W, 3] pictures, one below the other, to ``pictures/step_<step>.png`` and TensorBoard."""
