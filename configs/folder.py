@@ -2,6 +2,7 @@
 
     python run.py --config=configs/folder.py --config.data_dir=DIR --mode=prepare
     python run.py --config=configs/folder.py --config.data_dir=DIR
+    python run.py --config=configs/folder.py:binary --config.data_dir=DIR    # one foreground class
 
 DIR holds images/ and masks/, where an image and its mask have the same name; gcn_jax/data/folder.py says which masks
 and lists are understood. `--mode=prepare` checks every file and draws a picture of what training would see: look at it
@@ -11,16 +12,25 @@ Our choice: ResNet-50, k = 15, batch 4, 512x512 crops, momentum 0.9 with the pol
 batch, which suits training from random weights. It needs a GPU or TPU; to try it on a CPU, add
 --config.model.backbone=resnet14 --config.data.size=256. To start from the weights of another run, also of other
 classes, add --config.init_from=WORKDIR.
+
+"binary" has the classes background and foreground, which need no classes.txt: masks are 0 and 1, or black and white.
+The best step is the one with the highest IoU of the foreground.
 """
 
 import ml_collections
 
 from gcn_jax import config as config_lib
+from gcn_jax.errors import UserError
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The config for a folder of images and masks."""
+def get_config(stage: str = "") -> ml_collections.ConfigDict:
+    """The config for a folder of images and masks, of any classes or "binary"."""
+    if stage not in ("", "binary"):
+        raise UserError(f"--config=configs/folder.py:{stage}: unknown stage; known: binary, or none")
     config = config_lib.default()
+    if stage == "binary":
+        config.data.classes = ("background 0 0 0", "foreground 255 255 255")
+        config.eval.best_by = "iou_per_class.foreground"
     config.data.train = "folder/train"
     config.data.eval = "folder/val"
     config.data.size = 512

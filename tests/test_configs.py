@@ -15,7 +15,8 @@ from PIL import Image
 
 from gcn_jax import config as config_lib
 from gcn_jax.config import settings
-from gcn_jax.data.sources import parse
+from gcn_jax.data.sources import open_sources, parse
+from gcn_jax.evaluation.score import check_score
 from tests import command_line
 
 TINY = ("--config.model.backbone=resnet14", "--config.model.width=4", "--config.model.kernel_size=3")
@@ -46,6 +47,23 @@ def mine(tmp_path_factory):
         Image.fromarray(mask).save(root / f"masks/{i:02d}.png")
     (root / "classes.txt").write_text("ground 7 7 7\nred square 0 200 0\n")
     return root
+
+
+@pytest.mark.parametrize("white", [np.uint8(1), np.uint8(255), True], ids=["ids", "black and white", "one bit"])
+def test_one_foreground_class_needs_no_list_of_classes(tmp_path, white):
+    expected = np.zeros((50, 60), np.uint8)
+    expected[10:30, 20:50] = 1
+    mask = Image.fromarray(expected.astype(bool)) if white is True else Image.fromarray(expected * white)
+    for i in range(5):
+        for kind, image in (("images", Image.fromarray(expected)), ("masks", mask)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            image.save(tmp_path / kind / f"{i}.png")
+    config = importlib.import_module("configs.folder").get_config("binary")
+    config.update(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    config_lib.validate(config)
+    check_score(config.eval.best_by, settings.spec_from(config).class_names)
+    for source in open_sources(settings.datasets(config)):
+        np.testing.assert_array_equal(source[0]["label"], expected)
 
 
 def test_prepare_counts_and_draws(mine, cache, tmp_path):
@@ -87,9 +105,10 @@ def test_a_folder_from_training_to_prediction(mine, cache, tmp_path):
 def test_mistakes_are_told_in_a_line(mine, cache, tmp_path):
     broken = shutil.copytree(mine, tmp_path / "broken")
     Image.new("RGB", (60, 50), (1, 1, 1)).save(broken / "masks/03.png")
-    modes = ["train", "prepare", "train", "prepare", "train"]
+    modes = ["train", "prepare", "train", "prepare", "train", "prepare"]
     for args, message in (
         (("--config=configs/folder.py",), "config.data_dir is empty"),
+        (("--config=configs/folder.py:multi",), "configs/folder.py:multi: unknown stage; known: binary, or none"),
         (("--config=configs/folder.py", f"--config.data_dir={broken}"), "03.png: colour 1 1 1"),
         (("--config=configs/folder.py", f"--config.data_dir={mine}", "--config.data.scale=2,1"), "config.data.scale"),
         (("--config=configs/cityscapes.py:stage3",), "unknown stage"),
