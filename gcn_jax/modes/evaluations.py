@@ -71,12 +71,14 @@ class Evaluations:
 
     def is_over(self, step: int) -> bool:
         """Whether ``config.stop.patience`` evaluations up to this step brought no better score; says so."""
+        if not self._patience:
+            return False
         best = self._checkpoints.best()
         now = Best(step, 0.0, self._images, self._best_by, 0.0)
         since = best.step if best else 0
         worse = [evaluated for evaluated in self._log.steps("miou") if evaluated > since]
         count = gather(len(worse) if best is None or best.is_comparable(now) else 0)[0]
-        if not self._patience or count < self._patience:
+        if count < self._patience:
             return False
         say(
             f"stopped early at step {step}: {count} evaluations since step {since} brought no better {self._best_by}; "
