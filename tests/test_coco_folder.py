@@ -33,9 +33,14 @@ def opened(config, root):
         config.data.update(train="coco/train", eval="coco/val", **{"classes": (), **changes})
         config_lib.validate(config)
         sources = dict(zip(("train", "val"), open_sources(settings.datasets(config)), strict=True))
-        return {
+        samples = {
             split: {source.image_ids[i]: source[i] for i in range(len(source))} for split, source in sources.items()
         }
+        for split, source in sources.items():
+            labels = (sample["label"].reshape(-1) for sample in samples[split].values())
+            held = [np.bincount(label, minlength=256) > 0 for label in labels]
+            np.testing.assert_array_equal(source.class_presence(), held)
+        return samples
 
     return found
 

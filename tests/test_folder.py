@@ -60,6 +60,9 @@ def opened(mine):
     found = {s["image_id"]: s for source in (train, val) for s in (source[i] for i in range(len(source)))}
     counts = sum(np.bincount(sample["label"].reshape(-1), minlength=256) for sample in found.values())
     np.testing.assert_array_equal(train.pixels() + val.pixels(), counts)
+    for source in (train, val):
+        held = [np.bincount(found[name]["label"].reshape(-1), minlength=256) > 0 for name in source.image_ids]
+        np.testing.assert_array_equal(source.class_presence(), held)
     return train, val, found
 
 

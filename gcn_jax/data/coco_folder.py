@@ -42,6 +42,7 @@ from gcn_jax.files import write_json
 
 NAME = "coco"
 SPLITS = ("train", "val")
+_FORM = 2  # of what is kept of the survey; files of another form have other names
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Survey:
         orientation.
       either: names of those that EXIF turns and whose annotations fit both ways.
       white: the largest value of white of images of more than 8 bits; 0 if there is none.
+      held: for each split and each of its images the label values that it holds.
     """
 
     pixels: dict[str, list[int]]
@@ -62,6 +64,7 @@ class Survey:
     stored: list[str]
     either: list[str]
     white: int
+    held: dict[str, list[list[int]]]
 
 
 class Checked(NamedTuple):
@@ -150,7 +153,7 @@ class CocoFolder:
         items = {split: [[name, self._items[name].path] for name in names] for split, names in self.splits.items()}
         paths = [path.relative_to(self.root).as_posix() for path in self._paths.values()]
         stamps = self.files.stamps(lambda: (*paths, *(path for some in items.values() for _, path in some)))
-        digest = hashlib.sha256(json.dumps([NAME, *items.items(), *stamps]).encode())
+        digest = hashlib.sha256(json.dumps([NAME, _FORM, *items.items(), *stamps]).encode())
         path = self._cache / f"{digest.hexdigest()[:16]}.json"
         if not path.is_file():
             found = self._survey()
@@ -162,13 +165,14 @@ class CocoFolder:
         return Survey(**json.loads(path.read_text(encoding="utf-8")))
 
     def _survey(self) -> Survey:
-        found, white, left_out = Survey({}, {}, [], [], 0), 0, {}
+        found, white, left_out = Survey({}, {}, [], [], 0, {}), 0, {}
         total = sum(map(len, self.splits.values()))
         with ThreadPoolExecutor(os.cpu_count()) as pool, bar("checking images", total, "image") as progress:
             for split, names in self.splits.items():
-                pixels = np.zeros(256, np.int64)
+                pixels, found.held[split] = np.zeros(256, np.int64), []
                 for name, checked in zip(names, pool.map(self._check, names), strict=True):
                     pixels += checked.pixels
+                    found.held[split].append(np.flatnonzero(checked.pixels).tolist())
                     left_out[name] = checked.left_out
                     if not self._items[name].size:
                         found.sizes[name] = [*checked.size]
@@ -218,6 +222,15 @@ class CocoFolder:
         counts = np.zeros(256, np.int64)
         np.add.at(counts, labels, self.survey.pixels[split])
         return counts
+
+    def class_presence(self, split: str, legend: Legend, labels: np.ndarray) -> np.ndarray:
+        """Whether an image of a split holds a label value, bool [N, 256]; labels is as `read_classes` returns it."""
+        del legend
+        held = self.survey.held[split]
+        presence = np.zeros((len(held), 256), bool)
+        for row, values in zip(presence, held, strict=True):
+            row[labels[values]] = True
+        return presence
 
     def image(self, name: str, white: int = 0, turned: bool = True) -> np.ndarray:
         """Reads an image, uint8 [H, W, 3]; white and turned are as in `decode_image`."""

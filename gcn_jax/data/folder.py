@@ -36,6 +36,7 @@ from gcn_jax.files import write_json
 
 NAME = "folder"
 SPLITS = ("train", "val")
+_FORM = 2  # of what is kept of the survey; files of another form have other names
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Survey:
       stored: names of the images whose masks fit only the photograph as it is stored, not turned by EXIF.
       either: names of those that EXIF turns and whose masks fit both ways.
       white: the largest value of white of images of more than 8 bits; 0 if there is none.
+      held: for each of `SPLITS` and each of its images the kind of the mask, and the places in `pixels` of its pairs.
     """
 
     pixels: dict[str, dict[Pair, list[int]]]
@@ -55,6 +57,7 @@ class Survey:
     stored: list[str]
     either: list[str]
     white: int
+    held: list[list[tuple[str, list[int]]]]
 
 
 class LabelledFolder:
@@ -144,7 +147,7 @@ class LabelledFolder:
         """
         names = [name for split in SPLITS for name in self.splits[split]]
         stamps = self.files.stamps(lambda: (path for name in names for path in self.pairs[name]))
-        digest = hashlib.sha256(json.dumps([*self.splits.items(), *stamps]).encode())
+        digest = hashlib.sha256(json.dumps([_FORM, *self.splits.items(), *stamps]).encode())
         path = self._cache / f"{digest.hexdigest()[:16]}.json"
         if not path.is_file():
             found = self._survey()
@@ -157,6 +160,7 @@ class LabelledFolder:
 
     def _survey(self) -> dict[str, Any]:
         masks: dict[str, dict[Pair, list[Any]]] = {}
+        held: list[list[tuple[str, list[int]]]] = [[] for _ in SPLITS]
         turns: dict[str, list[str]] = {"stored": [], "either": []}
         white = 0
         total = sum(map(len, self.splits.values()))
@@ -164,14 +168,16 @@ class LabelledFolder:
             for place, split in enumerate(SPLITS):
                 names = self.splits[split]
                 for name, (kind, counts, turn, own_white) in zip(names, pool.map(self._read, names), strict=True):
+                    rows = masks.setdefault(kind, {})
                     for pair, number in counts.items():
-                        masks.setdefault(kind, {}).setdefault(pair, [0, 0, name])[place] += number
+                        rows.setdefault(pair, [len(rows), 0, 0, name])[1 + place] += number
+                    held[place].append((kind, [rows[pair][0] for pair in counts]))
                     if turn:
                         turns[turn].append(name)
                     white = max(white, own_white)
                     progress.update()
-        rows = {kind: [[*pair, *row] for pair, row in found.items()] for kind, found in masks.items()}
-        return {"masks": rows, **turns, "white": white}
+        tables = {kind: [[*pair, *row[1:]] for pair, row in found.items()] for kind, found in masks.items()}
+        return {"masks": tables, **turns, "white": white, "held": held}
 
     def _read(self, name: str) -> tuple[str, dict[Pair, int], str, int]:
         """The kind of an image's mask, its pairs, "stored" or "either" (see `Survey`), and the image's white."""
@@ -216,6 +222,18 @@ class LabelledFolder:
             np.add.at(counts, labels, [row[SPLITS.index(split)] for row in found.values()])
         return counts
 
+    def class_presence(self, split: str, legend: Legend, by_color: dict[str, bool]) -> np.ndarray:
+        """Whether an image of a split holds a label value, bool [N, 256]."""
+        labels = {
+            kind: legend.labels(*np.array(list(found)).T, by_color=by_color[kind])
+            for kind, found in self.survey.pixels.items()
+        }
+        held = self.survey.held[SPLITS.index(split)]
+        presence = np.zeros((len(held), 256), bool)
+        for row, (kind, places) in zip(presence, held, strict=True):
+            row[labels[kind][places]] = True
+        return presence
+
     def image(self, name: str, white: int = 0, turned: bool = True) -> np.ndarray:
         """Reads an image, uint8 [H, W, 3]; white and turned are as in `decode_image`."""
         path = self.pairs[name][0]
@@ -233,4 +251,4 @@ def _of_json(found: dict[str, Any]) -> Survey:
     for kind, rows in found["masks"].items():
         pixels[kind] = {(value, color): [train, val] for value, color, train, val, _ in rows}
         examples[kind] = {(value, color): name for value, color, _, _, name in rows}
-    return Survey(pixels, examples, found["stored"], found["either"], found["white"])
+    return Survey(pixels, examples, found["stored"], found["either"], found["white"], found["held"])

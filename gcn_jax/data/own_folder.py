@@ -53,6 +53,8 @@ class OwnFolder(Protocol):
 
     def pixels(self, split: str, legend: Legend, meaning: Any, /) -> np.ndarray: ...
 
+    def class_presence(self, split: str, legend: Legend, meaning: Any, /) -> np.ndarray: ...
+
     def image(self, name: str, white: int = 0, turned: bool = True) -> np.ndarray: ...
 
     def label(self, name: str, legend: Legend, meaning: Any, /) -> np.ndarray: ...
@@ -70,7 +72,7 @@ class FolderSource:
     """
 
     def __init__(self, folder: OwnFolder, split: str, legend: Legend, exif: str, white: int):
-        self._folder, self._legend = folder, legend
+        self._folder, self._split, self._legend = folder, split, legend
         self._meaning = folder.read_classes(legend)
         self._pixels = folder.pixels(split, legend, self._meaning)
         self.image_ids: Sequence[str] = folder.splits[split]
@@ -91,6 +93,9 @@ class FolderSource:
 
     def pixels(self) -> np.ndarray:
         return self._pixels
+
+    def class_presence(self) -> np.ndarray:
+        return self._folder.class_presence(self._split, self._legend, self._meaning)
 
     def __len__(self) -> int:
         return len(self.image_ids)

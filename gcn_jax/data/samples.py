@@ -23,6 +23,9 @@ class Sample(TypedDict):
     image_id: str
 
 
+Placed = tuple[Sample, tuple[int, int]]  # a sample, and the row and column of its first pixel in the padded image
+
+
 class Source(Protocol):
     """A finite collection of samples with random access, from which grain reads."""
 
@@ -34,6 +37,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
+
+    def class_presence(self) -> np.ndarray:
+        """Whether a sample holds a label value, bool [N, 256]; may read all labels when it is first asked for."""
+        ...
 
 
 class Split(Source, Protocol):
@@ -61,3 +68,7 @@ class Selection:
     def __getitem__(self, index: int, /) -> Sample:
         i, j = self._chosen[int(index)]
         return self._sources[i][j]
+
+    def class_presence(self) -> np.ndarray:
+        presence = [source.class_presence() for source in self._sources]
+        return np.array([presence[i][j] for i, j in self._chosen], bool).reshape(-1, 256)

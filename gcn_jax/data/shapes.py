@@ -6,6 +6,7 @@ VOC. Sample i of a split depends only on the split and on i.
 """
 
 import colorsys
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,6 +79,13 @@ def draw(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 255).astype(np.uint8), label
 
 
+@functools.cache
+def _counts(split: str) -> np.ndarray:
+    """The pixels of each label value in each sample, int64 [N, 256]; all samples are drawn for it."""
+    labels = (draw(split, index)[1].reshape(-1) for index in range(SPLIT_SIZES[split]))
+    return np.array([np.bincount(label, minlength=256) for label in labels])
+
+
 class ShapesSource:
     """The drawn data set `shapes`; each image is drawn whenever it is asked for."""
 
@@ -89,8 +97,10 @@ class ShapesSource:
         return [f"{self._split}_{index:06d}" for index in range(len(self))]
 
     def pixels(self) -> np.ndarray:
-        labels = (self[i]["label"].reshape(-1) for i in range(len(self)))
-        return sum((np.bincount(label, minlength=256) for label in labels), np.zeros(256, np.int64))
+        return _counts(self._split).sum(0)
+
+    def class_presence(self) -> np.ndarray:
+        return _counts(self._split) > 0
 
     def __len__(self) -> int:
         return SPLIT_SIZES[self._split]
