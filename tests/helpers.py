@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.ndimage
 from flax import traverse_util
 
 from gcn_jax.config import settings
@@ -13,6 +14,18 @@ from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
 from gcn_jax.runtime.mesh import check_divides, local_mesh, make_mesh
 from gcn_jax.training.step import init_state
+
+# Of config.data: all random changes to an image beyond mirroring.
+CHANGES = {
+    "scale": (0.5, 2.0),
+    "color_jitter": 0.3,
+    "rotate": 30.0,
+    "blur": 2.0,
+    "noise": 10.0,
+    "max_class_share": 0.7,
+    "mix": "classmix",
+    "mix_share": 0.5,
+}
 
 
 def mesh_of(config, devices=None):
@@ -41,7 +54,33 @@ def train_batches(source, config, share=(0, 1)):
         num_batches=config.num_steps,
         seed=config.seed,
         share=share,
+        rare_share=config.data.rare_share,
     )
+
+
+def blocks(height, width, seed):
+    """A label of large blocks, and an image whose first channel is ten times the label: misalignment shows."""
+    rng = np.random.default_rng(seed)
+    grid = rng.choice(np.array([*range(21), 255], np.uint8), (-(-height // 16), -(-width // 16)))
+    label = grid.repeat(16, 0).repeat(16, 1)[:height, :width]
+    image = rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+    image[..., 0] = np.where(label == 255, 250, 10 * label)
+    return {"image": image, "label": label, "image_id": "x"}
+
+
+def is_inside(label, radius):
+    """Where the label is the same for so many pixels around, and the border is as far."""
+    same = scipy.ndimage.minimum_filter(label, 2 * radius + 1) == scipy.ndimage.maximum_filter(label, 2 * radius + 1)
+    same[:radius], same[-radius:], same[:, :radius], same[:, -radius:] = False, False, False, False
+    return same
+
+
+def assert_same_batches(batches, others):
+    """Two series of batches, to the bit."""
+    for batch, other in zip(batches, others, strict=True):
+        assert batch["image_id"] == other["image_id"]
+        np.testing.assert_array_equal(batch["image"], other["image"])
+        np.testing.assert_array_equal(batch["label"], other["label"])
 
 
 def labeller(model, config, mesh=None):

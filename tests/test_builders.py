@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from gcn_jax.config import settings
+from gcn_jax.data import records
 from gcn_jax.data.builders.archives import Folder, is_junk, open_archive
 from gcn_jax.data.builders.official import download
 from gcn_jax.data.masks import encode_label
@@ -66,6 +67,8 @@ def samples(config, name, data_dir):
     assert list(found) == list(source.image_ids)
     counts = sum(np.bincount(sample["label"].reshape(-1), minlength=256) for sample in found.values())
     np.testing.assert_array_equal(source.pixels(), counts)
+    held = [np.bincount(sample["label"].reshape(-1), minlength=256) > 0 for sample in found.values()]
+    np.testing.assert_array_equal(source.class_presence(), held)
     return found
 
 
@@ -316,6 +319,27 @@ def test_a_changed_mask_is_prepared_anew_and_else_nothing_is(config, data):
         json_path.touch()
         with pytest.raises(UserError, match=r"000000000007\.jpg: cannot be read"):
             samples(config, "coco_voc/train", data)
+
+
+def test_masks_are_searched_for_classes_once(config, official, monkeypatch):
+    config.data_dir, config.data.train = str(official), TRAINAUG
+    config.data.eval = "voc_segmentation/val"
+    open_sources(settings.datasets(config))
+    assert not list(pathlib.Path(config.cache_dir).rglob(records._PRESENCE)), "only if they are needed"
+    config.data.rare_share = 0.5
+    train, _ = open_sources(settings.datasets(config))
+    held = [np.bincount(train[i]["label"].reshape(-1), minlength=256) > 0 for i in range(len(train))]
+    np.testing.assert_array_equal(train.class_presence(), held)
+    with monkeypatch.context() as changed:
+        changed.setattr(records, "decode_own_label", None)
+        again, _ = open_sources(settings.datasets(config))
+        np.testing.assert_array_equal(again.class_presence(), held)
+    path = next(pathlib.Path(config.cache_dir).rglob(records._PRESENCE))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{path}: damaged; delete it"):
+        open_sources(settings.datasets(config))
+    path.unlink()
+    np.testing.assert_array_equal(open_sources(settings.datasets(config))[0].class_presence(), held)
 
 
 def damage_voc(data, kind):

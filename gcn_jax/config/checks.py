@@ -11,6 +11,7 @@ from gcn_jax import crf
 from gcn_jax.config import settings
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
+from gcn_jax.data.mixing import MIXES
 from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
 from gcn_jax.files import check_is_local
@@ -74,6 +75,13 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
     "data.scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers, 0 < low <= high"),
     "data.color_jitter": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "data.rotate": (lambda value: 0 <= value <= 180, "from 0 to 180 degrees"),
+    "data.blur": (lambda value: 0 <= value <= 100, "from 0 to 100 pixels"),
+    "data.noise": (lambda value: 0 <= value <= 255, "from 0 to 255"),
+    "data.max_class_share": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "data.mix": (lambda value: value in ("", *MIXES), f"one of {', '.join(MIXES)}, or empty"),
+    "data.mix_share": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "data.rare_share": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "data.mean": (_three_numbers, "three numbers, RGB, 0-255"),
     "data.std": (lambda value: _three_numbers(value) and min(value) > 0, "three positive numbers, RGB, 0-255"),
     "data.channels": _one_of("RGB", "BGR"),
@@ -171,12 +179,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _check_combinations(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` for values that mean nothing together: what the user asked for would not happen."""
-    loss, optimizer = config.loss, config.optimizer
+    data, loss, optimizer = config.data, config.loss, config.optimizer
     patience, evaluations = config.stop.patience, math.ceil(config.num_steps / config.eval_every)
     terms = {term for _, term in losses.parse(loss.name)}
     per_pixel = terms & {"cross_entropy", "focal"}
     in_name = "in config.loss.name"
     for key, is_set, has_effect, needed in (
+        ("data.mix", data.mix, data.mix_share, "config.data.mix_share above 0"),
+        ("data.mix_share", data.mix_share, data.mix, f"config.data.mix={' or '.join(MIXES)}"),
         ("loss.class_weights", loss.class_weights, per_pixel, f"cross_entropy or focal {in_name}"),
         ("loss.label_smoothing", loss.label_smoothing, "cross_entropy" in terms, f"cross_entropy {in_name}"),
         ("loss.hardest", loss.hardest < 1, per_pixel, f"cross_entropy or focal {in_name}"),

@@ -61,9 +61,16 @@ _DEFAULTS: dict[str, Any] = {
         "white": 0,  # the value of white in images of more than 8 bits; 0: what the file states or holds
         "size": 512,  # training images are cropped and padded to size x size
         "flip": True,  # left and right, every second time; the paper's only augmentation
-        "scale": (1.0, 1.0),  # the range of a random factor; beyond the paper, as the next two
+        "scale": (1.0, 1.0),  # the range of a random factor; beyond the paper, as the next nine
         "place_anywhere": False,  # put images that are smaller than size anywhere in it, not at the top left
         "color_jitter": 0.0,  # brightness, contrast and saturation change by a factor of up to 1 +- this
+        "rotate": 0.0,  # the largest angle, either way, degrees; new pixels are of the mean colour, and void
+        "blur": 0.0,  # the largest sigma of a Gaussian, pixels
+        "noise": 0.0,  # the largest standard deviation of Gaussian noise, 0-255
+        "max_class_share": 1.0,  # a crop is drawn again, up to 10 times, while one class covers more of it; 1: off
+        "mix": "",  # or "cutmix", "classmix": paste a rectangle, or half of the classes, of a second image ...
+        "mix_share": 0.0,  # ... into this share of the images
+        "rare_share": 0.0,  # of the images that are drawn by a class, each as likely, and not each once in an epoch
         "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
         "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
         "channels": "RGB",  # or "BGR", what the model gets; mean and std are given in RGB order for both

@@ -5,7 +5,6 @@ the mean colour, labels with void.
 """
 
 import collections
-import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,13 @@ import grain
 import numpy as np
 
 from gcn_jax.data import transforms
-from gcn_jax.data.samples import Sample, Source
+from gcn_jax.data.mixing import mix
+from gcn_jax.data.samples import Placed, Sample, Source
+from gcn_jax.data.sampling import Sampler
 from gcn_jax.data.specs import VOID
+from gcn_jax.data.transforms import Turn
 
 Batch = dict[str, Any]
-Placed = tuple[Sample, tuple[int, int]]  # a sample, and the row and column of its first pixel in the padded image
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Augmentation:
       scale: smallest and largest factor of a random resize.
       place_anywhere: put an image that is smaller than size at a random place; otherwise at the top left.
       color_jitter: brightness, contrast and saturation are multiplied by random factors from 1 - this to 1 + this.
+      rotate: the largest angle by which an image is turned about its centre, either way, degrees.
+      blur: the largest sigma of a Gaussian blur, pixels.
+      noise: the largest standard deviation of Gaussian noise, 0-255.
+      max_class_share: a crop is drawn again, up to 10 times, while one class covers more of it; 1: off.
+      mix: "cutmix" or "classmix": a part of a second image is pasted, see `gcn_jax.data.mixing.mix`; "": off.
+      mix_share: the probability of that.
     """
 
     size: int
@@ -40,20 +47,42 @@ class Augmentation:
     scale: tuple[float, float] = (1.0, 1.0)
     place_anywhere: bool = False
     color_jitter: float = 0.0
+    rotate: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    max_class_share: float = 1.0
+    mix: str = ""
+    mix_share: float = 0.0
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> Placed:
         """Applies the random transforms; the resulting image is at most size x size."""
+        zoom = 1.0
         if tuple(self.scale) != (1.0, 1.0):
-            sample = transforms.scale(sample, self.scale[0], self.scale[1], rng)
+            factor = rng.uniform(*self.scale)
+            zoom = max(factor, 1.0) if self.rotate else 1.0
+            sample = transforms.scale(sample, factor / zoom)
         if self.color_jitter:
             sample = transforms.color_jitter(sample, self.color_jitter, rng)
         if self.flip:
             sample = transforms.flip(sample, rng)
-        sample = transforms.crop(sample, self.size, rng)
+        turn = Turn(rng.uniform(-self.rotate, self.rotate), zoom, self.mean) if self.rotate else None
+        sample = transforms.crop(sample, self.size, rng, max_class_share=self.max_class_share, turn=turn)
+        if self.blur:
+            sample = transforms.blur(sample, self.blur, rng)
+        if self.noise:
+            sample = transforms.noise(sample, self.noise, rng)
         height, width = sample["label"].shape
         if self.place_anywhere:
             return sample, (rng.integers(self.size - height + 1), rng.integers(self.size - width + 1))
         return sample, (0, 0)
+
+    def mixes(self, rng: np.random.Generator) -> bool:
+        """Draws whether a second sample is pasted into one."""
+        return bool(self.mix) and rng.random() < self.mix_share
+
+    def paste(self, placed: Placed, second: Placed, rng: np.random.Generator) -> Placed:
+        """Pastes a part of the second sample into the first; both are as `draw` returns them."""
+        return mix(self.mix, placed, second, self.size, self.mean, rng)
 
     def assemble(self, samples: Iterable[Placed], batch_size: int) -> Batch:
         """Makes a batch of samples that are at most size x size; smaller ones are padded."""
@@ -88,13 +117,17 @@ class TrainBatches(Iterator[Batch]):
     Batch i depends only on the seed and on i, not on the number of threads or processes, nor on interruptions.
 
     Args:
-      source: the samples. Each epoch holds all of them once, in an order of its own.
+      source: the samples. Each epoch holds all of them once, in an order of its own, unless rare_share is above 0.
       augmentation: the random changes, and the size of the images in a batch.
       reading: how samples are read ahead.
       batch_size: number of samples in a batch, over all processes together.
       num_batches: number of batches after which the iterator ends.
       seed: of the order and of the random changes.
       share: (i, n) if this is process i of n; it gets every n-th sample of each batch, from the i-th on.
+      rare_share: the share of samples that are drawn by the classes they hold, see `Sampler`; ``config.data``.
+
+    Raises:
+      UserError: naming a bad file, if all labels are searched for their classes.
 
     Examples:
       >>> from gcn_jax.data.batches import Augmentation, Reading, TrainBatches
@@ -124,19 +157,21 @@ class TrainBatches(Iterator[Batch]):
         num_batches: int,
         seed: int,
         share: tuple[int, int] = (0, 1),
+        rare_share: float = 0.0,
     ):
         process, num_processes = share
-
-        @functools.lru_cache(maxsize=2)
-        def order(epoch: int) -> np.ndarray:
-            return np.random.default_rng((seed, epoch)).permutation(len(source))
+        sampler = Sampler(source, seed, rare_share)
 
         def samples(step: int) -> Iterator[Placed]:
             for place in range(step * batch_size + process, (step + 1) * batch_size, num_processes):
                 epoch, i = divmod(place, len(source))
                 # From 1, since for NumPy (seed, epoch, 0) is the same seed as (seed, epoch), which drew the order.
                 rng = np.random.default_rng((seed, epoch, 1 + i))
-                yield augmentation.draw(source[order(epoch)[i]], rng)
+                placed = augmentation.draw(source[sampler.at(epoch, i, rng)], rng)
+                if augmentation.mixes(rng):
+                    second = augmentation.draw(source[sampler.any(rng)], rng)
+                    placed = augmentation.paste(placed, second, rng)
+                yield placed
 
         def batch(step: int) -> Batch:
             return augmentation.assemble(samples(step), batch_size // num_processes)

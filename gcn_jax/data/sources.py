@@ -55,6 +55,7 @@ class Datasets:
       first_id: the id of the first class in a folder's masks.
       exif: "apply" or "ignore": whether a photograph's EXIF orientation counts where its mask fits both ways.
       white: the value of white in images of more than 8 bits; 0: what the files state or hold.
+      rare_share: the share of training's images that are drawn by the classes they hold, see `gcn_jax.data.sampling`.
     """
 
     train: str
@@ -67,6 +68,7 @@ class Datasets:
     first_id: int = 0
     exif: str = "apply"
     white: int = 0
+    rare_share: float = 0.0
 
 
 class Part(NamedTuple):
@@ -237,6 +239,8 @@ def open_sources(data: Datasets, splits: Mapping[str, Split] | None = None) -> t
     """
     splits = splits or open_splits(data)
     train, evaluation = open_source("train", data, splits), open_source("eval", data, splits)
+    if data.rare_share:
+        train.class_presence()  # now, before training, when all labels are read for it
     shared = sorted(set(train.image_ids) & set(evaluation.image_ids))
     if shared:
         removed = data.eval.replace("+", "-")

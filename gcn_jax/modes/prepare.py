@@ -34,7 +34,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     say(f"evaluation: {len(evaluation)} images of {config.data.eval}")
 
     augmentation, reading = settings.augmentation(config), settings.reading(config)
-    drawn = TrainBatches(train, augmentation, reading, batch_size=_NUM_SAMPLES, num_batches=1, seed=config.seed)
+    drawn = TrainBatches(
+        train,
+        augmentation,
+        reading,
+        batch_size=_NUM_SAMPLES,
+        num_batches=1,
+        seed=config.seed,
+        rare_share=config.data.rare_share,
+    )
     batch = next(drawn)
     sheet = contact_sheet(batch["image"], batch["label"], batch["image_id"], spec)
     with written_whole(workdir / RunFile.CONTACT_SHEET) as path:

@@ -83,6 +83,7 @@ def with_own_statistics(
         num_batches=config.reestimate.batches,
         seed=config.seed,
         share=read_share(mesh),
+        rare_share=config.data.rare_share,
     )
     normalized = platform_jit(lambda images: normalize(images, recipe.preprocessing), recipe.model.dtype, mesh)
     with bar("statistics", config.reestimate.batches, "batch") as progress:

@@ -144,6 +144,7 @@ def train(
         num_batches=config.num_steps,
         seed=config.seed,
         share=read_share(mesh),
+        rare_share=config.data.rare_share,
     )
     if restored := checkpoints.restore(state):
         state, iterator_state = restored
