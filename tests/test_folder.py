@@ -142,6 +142,15 @@ def test_the_masks_are_searched_once_and_when_they_change(mine, root, labels, mo
     assert len(reads) == len(labels)
 
 
+def test_a_survey_that_another_version_kept_is_not_read(mine, monkeypatch):
+    with monkeypatch.context() as changed:
+        changed.setattr(folder, "_FORM", 1)
+        opened(mine)
+    for path in (settings.cache_dir(mine) / "folders").iterdir():
+        path.write_text("{}")
+    opened(mine)
+
+
 def test_trained_classes_are_kept_for_evaluation_and_prediction(mine, root, tmp_path):
     (root / "classes.txt").write_text(CLASSES)
     config_lib.validate(mine)

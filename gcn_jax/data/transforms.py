@@ -118,12 +118,13 @@ def turned(array: np.ndarray, turn: Turn, value: Sequence[float] | int, window: 
     row = (sin, cos, sin * x + cos * y + array.shape[0] / 2)
     if array.strides[1] < 0:  # a mirrored image: its pixels are where they were before, which saves a copy
         array, column = array[:, ::-1], (-column[0], -column[1], array.shape[1] - column[2])
+    fill = np.rint(value).astype(int).tolist()
     image = Image.fromarray(array).transform(
         (columns.stop - columns.start, rows.stop - rows.start),
         Image.Transform.AFFINE,
         column + row,
         Image.Resampling.BILINEAR if array.ndim == 3 else Image.Resampling.NEAREST,
-        fillcolor=tuple(map(round, value)) if isinstance(value, Sequence) else value,
+        fillcolor=tuple(fill) if array.ndim == 3 else fill,
     )
     return np.asarray(image)
 
