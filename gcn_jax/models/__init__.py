@@ -80,9 +80,7 @@ def build_model(
     """
     _check_choices(backbone=backbone, strides_in=strides_in, norm=norm, freeze=freeze)
     _check_choices(head=head, branches=branches, dtype=dtype, convolutions=convolutions)
-    _check_numbers(num_classes, width, kernel_size, head, head_width)
-    if stem_width < 0:
-        raise ValueError(f"stem_width must be positive, or 0 for width. Got {stem_width}")
+    _check_numbers(num_classes, width, stem_width, kernel_size, head, head_width)
     shared: dict[str, Any] = {"dtype": jnp.dtype(dtype), "convolutions": convolutions}
     resnet = ResNet(backbone, width, strides_in, norm, freeze=freeze, remat=remat, stem_width=stem_width, **shared)
     return GCN(num_classes, resnet, kernel_size, boundary_refine, head, head_width, branches, **shared)
@@ -94,7 +92,7 @@ def _check_choices(**given: str) -> None:
             raise ValueError(f"{name} must be one of {', '.join(filter(None, _CHOICES[name]))}. Got {value!r}")
 
 
-def _check_numbers(num_classes: int, width: int, kernel_size: int, head: str, head_width: int) -> None:
+def _check_numbers(num_classes: int, width: int, stem_width: int, kernel_size: int, head: str, head_width: int) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive. Got {kernel_size}")
     if head == "stack3x3" and kernel_size == 1:
@@ -105,3 +103,5 @@ def _check_numbers(num_classes: int, width: int, kernel_size: int, head: str, he
         raise ValueError(f"num_classes must be at least 2. Got {num_classes}")
     if width < 1:
         raise ValueError(f"width must be positive. Got {width}")
+    if stem_width < 0:
+        raise ValueError(f"stem_width must be positive, or 0 for width. Got {stem_width}")
