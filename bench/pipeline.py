@@ -7,7 +7,8 @@ into batches, all as uint8. Ours reads its prepared records with as many threads
 The DataLoader's data set is written as people usually write it, once with Pillow and once with OpenCV. (OpenCV cannot
 read palette indices, so that masks are read by Pillow there, too.) A second case has all of training's further random
 changes: images are resized, turned, cropped again where one class fills them, blurred and made noisy, and every second
-one gets a rectangle of another. Times are seconds per image.
+one gets a rectangle of another. Times are seconds per image; with --workers=0 all is done in one thread, and times are
+the processor's, which other programs change little.
 """
 
 import argparse
@@ -184,15 +185,15 @@ class TorchAugmented(TorchVoc):
         return cv2.copyMakeBorder(image, *border, value=MEAN), cv2.copyMakeBorder(label, *border, value=255)
 
 
-def measure(batches, num_images: int) -> float:
+def measure(batches, num_images: int, clock: Callable[[], float]) -> float:
     """Seconds per image, without the first batch."""
     first = next(batches)
-    start, seen = time.perf_counter(), 0
+    start, seen = clock(), 0
     while seen < num_images:
         batch = next(batches)
         seen += len(batch["image"] if isinstance(batch, dict) else batch[0])
     del first
-    return (time.perf_counter() - start) / seen
+    return (clock() - start) / seen
 
 
 def main() -> None:
@@ -203,7 +204,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1600, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
+    clock = time.perf_counter if args.workers else time.process_time
     cv2.setNumThreads(0)  # inherited by the workers: one thread each
+    torch.set_num_threads(1)  # as in its workers
     with tempfile.TemporaryDirectory() as scratch:
         data_dir = pathlib.Path(args.data_dir or scratch)
         if not args.data_dir:
@@ -219,13 +222,13 @@ def main() -> None:
         def ours(batch_size: int, augmentation: Augmentation) -> float:
             num_batches = 2 * args.images // batch_size + 2
             options = {"batch_size": batch_size, "num_batches": num_batches, "seed": 0}
-            return measure(TrainBatches(source, augmentation, reading, **options), args.images)
+            return measure(TrainBatches(source, augmentation, reading, **options), args.images, clock)
 
         def loader(batch_size: int, kind: type[TorchVoc], use_opencv: bool) -> float:
             data = kind(data_dir / "VOCdevkit/VOC2012", use_opencv)
             epochs: Any = torch.utils.data.ConcatDataset([data] * (2 * args.images // len(data) + 1))
             batches = torch.utils.data.DataLoader(epochs, batch_size, shuffle=True, num_workers=args.workers)
-            return measure(iter(batches), args.images)
+            return measure(iter(batches), args.images, clock)
 
         cases = {
             f"{name}, batch {batch_size}, {args.workers} workers": {
