@@ -154,12 +154,13 @@ def test_a_best_of_other_images_is_not_compared_with(finished, cache, tmp_path):
     """As if the validation images had changed since the run was stopped."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     best = json.loads((workdir / "best.json").read_text())
-    (workdir / "best.json").write_text(json.dumps({**best, "miou": 0.99, "images": "others"}))
+    (workdir / "best.json").write_text(json.dumps({**best, "miou": 0.99, "value": 0.99, "images": "others"}))
     _, err = run(workdir, cache, "--config.num_steps=10")
     assert err.count(f"{workdir / 'best.json'}: step {best['step']} was evaluated on other images") == 1
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     miou = next(record["miou"] for record in records if record["step"] == 10 and "miou" in record)
-    assert json.loads((workdir / "best.json").read_text()) == {"step": 10, "miou": miou, "images": best["images"]}
+    expected = {**best, "step": 10, "miou": miou, "value": miou}
+    assert json.loads((workdir / "best.json").read_text()) == expected
 
 
 def test_eval_writes_what_training_measured(finished, cache):
