@@ -126,7 +126,9 @@ def test_the_loss_is_of_the_probabilities(config, protocol):
     truths = [np.random.default_rng(9).choice(np.array([0, 1, 2, 3, 255], np.uint8), shape) for shape in shapes]
     at_a_time = 1 if config.eval.window else 2
     groups = [slice(i, i + at_a_time) for i in range(0, 2, at_a_time)]
-    found = [maps for some in groups for maps in inference.start(variables, images[some], truths[some])()]
+    found = [
+        maps for some in groups for maps in inference.start(variables, images[some], ("labels", "loss"), truths[some])()
+    ]
     for image, truth, maps in zip(images, truths, found, strict=True):
         probabilities = inference.probabilities(variables, image).astype(np.float64)
         of_truth = np.take_along_axis(probabilities, np.minimum(truth, 3)[..., None].astype(int), -1)[..., 0]
@@ -144,7 +146,7 @@ class Certain(Constant):
 
 def test_the_loss_of_what_was_impossible_is_finite(config):
     truth = np.array([[0, 1, 2, 255]], np.uint8).repeat(40, 0)
-    (maps,) = labeller(Certain(), config).start({}, [photo(40, 4)], [truth])()
+    (maps,) = labeller(Certain(), config).start({}, [photo(40, 4)], ("loss",), [truth])()
     np.testing.assert_allclose(maps["loss"][0], [87.3365, 87.3365, 0, 0], atol=1e-3)
 
 

@@ -22,7 +22,7 @@ from gcn_jax.config import settings
 from gcn_jax.data.images import decode_image
 from gcn_jax.data.masks import decode_ids
 from gcn_jax.data.pictures import MAX_JPEG_SIDE, save_picture
-from gcn_jax.data.specs import VOC
+from gcn_jax.data.specs import SHAPES, VOC
 from gcn_jax.errors import UserError
 from gcn_jax.inference.segmenter import load, make_segmenter
 from gcn_jax.models import init_variables
@@ -183,8 +183,11 @@ def test_what_a_folder_and_a_glob_give_and_skip(config, tmp_path, capfd):
 class Threshold:
     """In place of a network."""
 
-    def predict(self, image):
-        return (image[..., 0] > 127).astype(np.uint8)
+    def rows(self, image, wanted):
+        assert wanted == ("labels",)
+        yield {"labels": (image[..., 0] > 127).astype(np.uint8)}
+
+    spec = SHAPES
 
 
 def test_names_of_any_bytes_deep_images_and_overlays_beyond_jpeg(config, tmp_path, capfd, monkeypatch):
@@ -233,9 +236,9 @@ def test_a_png_overlay_takes_the_place_of_nothing(tmp_path, monkeypatch):
     def plan(width, other):
         image = np.zeros((10, width, 3), np.uint8)
         inputs = [predict.Input("a", lambda: (image, 0), tmp_path / "a.jpg"), predict.Input(other.stem, None, other)]
-        return predict.plan_outputs(inputs, "masks", out)
+        return predict.plan_outputs(inputs, "masks", out, ["mask", "overlay"])
 
-    assert plan(80, tmp_path / "a_overlay.jpg")[0] == [out / "a.png", out / "a_overlay.jpg"]
+    assert plan(80, tmp_path / "a_overlay.jpg")[0] == {"mask": out / "a.png", "overlay": out / "a_overlay.jpg"}
     with pytest.raises(UserError, match=r"a_overlay\.jpg and .*/a\.jpg would both be written to .*a_overlay\.png"):
         plan(81, tmp_path / "a_overlay.jpg")
     inputs = [
@@ -243,7 +246,7 @@ def test_a_png_overlay_takes_the_place_of_nothing(tmp_path, monkeypatch):
         predict.Input("b", None, out / "a_overlay.png"),
     ]
     with pytest.raises(UserError, match=r"a_overlay\.png would overwrite an input image"):
-        predict.plan_outputs(inputs, "masks", out)
+        predict.plan_outputs(inputs, "masks", out, ["mask", "overlay"])
 
 
 @pytest.mark.slow

@@ -273,7 +273,7 @@ def test_predictions_stay_in_their_folder(tmp_path):
     """Names of a data set's images come from its lists."""
     inputs = [predict.Input("../stolen", lambda: np.zeros((8, 8, 3), np.uint8))]
     with pytest.raises(UserError, match=r"'\.\./stolen' would lead out of --output"):
-        predict.plan_outputs(inputs, "masks", tmp_path / "out")
+        predict.plan_outputs(inputs, "masks", tmp_path / "out", ["mask"])
 
 
 def test_names_are_data_in_a_folders_classes_and_lists(config, tmp_path):

@@ -11,6 +11,7 @@ from gcn_jax import crf
 from gcn_jax.config import settings
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
+from gcn_jax.data import outputs
 from gcn_jax.data.mixing import MIXES
 from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
@@ -123,9 +124,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.window": (lambda value: value == 0 or value >= STRIDE, f"at least {STRIDE} pixels, or 0 for whole images"),
     "eval.stride": (_not_negative, "positive, or 0 for two thirds of the window"),
     "eval.crf": (_parses(crf.parse), crf.FORMAT),
+    "eval.temperature": (lambda value: 0 <= value < math.inf, "positive, or 0 for what is kept with the model"),
     "eval.checkpoint": _one_of("best", "latest"),
     "eval.num_pictures": _NOT_NEGATIVE,
     "stop.patience": _NOT_NEGATIVE,
+    "predict.outputs": (_parses(outputs.parse), outputs.FORM),
+    "predict.bits": (lambda value: value in (8, 16), "8 or 16"),
     "predict.format": _one_of("masks", "voc", "cityscapes"),
     "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
     "crf_search.iterations": _NONE_NEGATIVE,
@@ -179,8 +183,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _check_combinations(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` for values that mean nothing together: what the user asked for would not happen."""
-    data, loss, optimizer = config.data, config.loss, config.optimizer
+    data, loss, optimizer, predict = config.data, config.loss, config.optimizer, config.predict
     patience, evaluations = config.stop.patience, math.ceil(config.num_steps / config.eval_every)
+    names = set(outputs.parse(predict.outputs))
     terms = {term for _, term in losses.parse(loss.name)}
     per_pixel = terms & {"cross_entropy", "focal"}
     in_name = "in config.loss.name"
@@ -195,6 +200,18 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),
         ("stop.patience", patience, patience + 1 < evaluations, "more evaluations: lower config.eval_every"),
+        (
+            "predict.bits",
+            predict.bits != 8,
+            names & set(outputs.GREY),
+            "confidence or entropy in config.predict.outputs",
+        ),
+        (
+            "predict.outputs",
+            names not in ({"mask"}, {"mask", "overlay"}),
+            predict.format == "masks",
+            "config.predict.format=masks",
+        ),
     ):
         if is_set and not has_effect:
             raise UserError(f"config.{key}={_value(config, key)!r} has no effect without {needed}")

@@ -110,12 +110,15 @@ _DEFAULTS: dict[str, Any] = {
         "window": 0,  # side of the overlapping windows in which images are taken, pixels; 0: whole, if possible
         "stride": 0,  # of the windows, at most; 0: two thirds of their side
         "crf": "",  # "voc" or "10,3,1,4,67,3": refine the probabilities; see `gcn_jax.crf.parse`
+        "temperature": 0.0,  # scores are divided by it; 0: what --mode=calibrate has found for the model, or 1
         "checkpoint": "best",  # or "latest": what --mode=eval and predict use
         "best_by": "miou",  # or "loss", "iou_per_class.person", ...: the score of eval.json that the best has
         "num_pictures": 4,  # of the evaluations in training
     },
     "stop": {"patience": 0},  # evaluations without a better score after which training ends; 0: it goes to the end
     "predict": {
+        "outputs": "mask,overlay",  # also confidence, entropy, probabilities, polygons
+        "bits": 8,  # or 16: of the PNGs of confidence and entropy
         "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
     },
     "crf_search": {  # --mode=crf_search tries all combinations of these values

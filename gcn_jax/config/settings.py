@@ -33,6 +33,7 @@ class Protocol:
       window: side of the overlapping windows in which images are taken, pixels; 0: whole, if possible.
       stride: of the windows, at most; 0: two thirds of their side.
       crf: as `gcn_jax.crf.parse` takes it; "": none.
+      temperature: by which scores are divided before they become probabilities; 0: 1.
     """
 
     size: int
@@ -42,6 +43,7 @@ class Protocol:
     window: int = 0
     stride: int = 0
     crf: str = ""
+    temperature: float = 0.0
 
     def window_stride(self, side: int) -> int:
         """How far apart windows of a side are, at most."""

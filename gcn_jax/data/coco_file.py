@@ -17,7 +17,7 @@ from gcn_jax.errors import UserError
 
 # An id; whole numbers that are written as text are numbers.
 Key = int | str
-_BACKGROUND = ("background", "_background_")
+BACKGROUND = ("background", "_background_")
 _VOID = ("void", "_void_", "__ignore__")
 _T = TypeVar("_T")
 
@@ -164,7 +164,7 @@ def class_labels(content: CocoFile, origin: str) -> tuple[tuple[str, ...], dict[
             raise UserError(f"{origin}: the categories {owners[name]} and {key} are both called {name!r}; rename one")
         owners.setdefault(name, key)
     for key, name in content.categories.items():
-        if owners[name] == key and name.lower() not in (*_BACKGROUND, *_VOID):
+        if owners[name] == key and name.lower() not in (*BACKGROUND, *_VOID):
             names.append(name)
     for key, name in content.categories.items():
         is_void = name.lower() in _VOID

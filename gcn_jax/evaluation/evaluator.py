@@ -15,7 +15,8 @@ from gcn_jax.data.pictures import triptych
 from gcn_jax.data.samples import Sample, Selection, Source
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.evaluation.counts import Counts
-from gcn_jax.inference.labeller import Labeller, Maps
+from gcn_jax.inference.labeller import Labeller
+from gcn_jax.inference.maps import Maps
 from gcn_jax.models.preprocessing import PyTree
 from gcn_jax.runtime.mesh import gather, local_copy
 
@@ -137,7 +138,7 @@ class Evaluator:
         groups = group_by_shape(share, labeller.canvas, labeller.batch_size, self._reading)
         for group in itertools.chain(groups, [[]]):
             images, truths = ([sample[key] for _, sample in group] for key in ("image", "label"))
-            following = labeller.start(variables, images, truths) if group else list
+            following = labeller.start(variables, images, ("labels", "loss"), truths) if group else list
             for (i, sample), maps in zip(waiting, found(), strict=True):
                 yield self._places[i], sample, maps
             waiting, found = group, following

@@ -7,7 +7,7 @@ Nested from the outside in, as a `Protocol` asks for it:
   (an image that is lower or narrower than a window is padded to it in the same way);
 * the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
   if ``flip`` is set;
-* a view is what the network sees.
+* a view is what the network sees. Its scores are divided by the temperature before they become probabilities.
 
 Where the protocol names a CRF, the probabilities of the whole image are then refined by it, see `gcn_jax.crf`.
 """
@@ -26,6 +26,7 @@ from gcn_jax.config.settings import Protocol
 from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
+from gcn_jax.inference.maps import Maps, cut, measured, stacked
 from gcn_jax.models import GCN
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
@@ -37,9 +38,6 @@ WHOLE = 2048
 WINDOW = 1024
 
 Shape = tuple[int, int]
-# What is found for an image, by name: "labels", uint8 [H, W]; where the truth is known, "loss", float32 [H, W], minus
-# the logarithm of the true class's probability, 0 where the truth is void.
-Maps = dict[str, Any]
 
 
 class Labeller:
@@ -70,8 +68,8 @@ class Labeller:
                 f"config.eval.window={protocol.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._maps = platform_jit(self._map_views, model.dtype, mesh)
-        self._probabilities = platform_jit(self._average_views, model.dtype, mesh)
+        self._temperature = protocol.temperature or 1.0
+        self._maps = platform_jit(self._map_views, model.dtype, mesh, static_argnums=2)
         self._add = platform_jit(self._add_windows, model.dtype, mesh, donate_argnums=1)
         self._take = platform_jit(self._take_rows, model.dtype, mesh, static_argnums=2, donate_argnums=0)
 
@@ -94,57 +92,67 @@ class Labeller:
         return rows, columns
 
     def start(
-        self, variables: dict[str, PyTree], images: Sequence[np.ndarray], truths: Sequence[np.ndarray] = ()
+        self,
+        variables: dict[str, PyTree],
+        images: Sequence[np.ndarray],
+        wanted: tuple[str, ...] = ("labels",),
+        truths: Sequence[np.ndarray] = (),
     ) -> Callable[[], list[Maps]]:
         """Starts to label images, which the device goes on with while the caller does something else.
 
         Args:
           variables: of the model, on the mesh.
           images: at most `batch_size` of uint8 [H, W, 3], RGB, of one canvas; one alone if it is None.
-          truths: the true labels of each, uint8 [H, W], if the loss is wanted.
+          wanted: which of `Maps` to compute.
+          truths: the true labels of each image, uint8 [H, W], if the loss is wanted.
 
         Returns:
-          A function that waits for the maps of each image.
+          A function that waits for them: the maps of each image, NumPy arrays.
 
         Raises:
           UserError: if the image is too large for the CRF.
         """
         shape = self.canvas(*images[0].shape[:2])
+        needed = ("probabilities",) if self._crf else wanted
         known: list[np.ndarray | None] = [*truths] if truths else [None for _ in images]
         if shape is None:
             assert len(images) == 1
-            if self._crf:
-                return lambda: [_measured(self.probabilities(variables, images[0]), known[0])]
-            parts = list(self._windows(variables, images[0], as_maps=True, truth=known[0]))
-            return lambda: [_join(parts, images[0].shape)]
-        batch = self._padded(images, shape, self._preprocessing.mean)
-        if self._crf:
-            fused = self._probabilities(variables, batch)
-            return lambda: [
-                _measured(self._refined(x, np.asarray(fused)[i]), truth)
-                for i, (x, truth) in enumerate(zip(images, known, strict=True))
-            ]
-        maps = self._maps(variables, batch, self._padded(truths, shape, VOID) if truths else None)
-        return lambda: [
-            {name: np.asarray(values)[i, : x.shape[0], : x.shape[1]] for name, values in maps.items()}
-            for i, x in enumerate(images)
-        ]
+            rows = list(self._windows(variables, images[0], needed, known[0]))
+
+            def found() -> list[Maps]:
+                return [stacked([cut(maps, count, images[0].shape[1]) for maps, count in rows])]
+        else:
+            batch = self._padded(images, shape, self._preprocessing.mean)
+            maps = self._maps(variables, batch, needed, self._padded(truths, shape, VOID) if truths else None)
+
+            def found() -> list[Maps]:
+                whole = {name: np.asarray(values) for name, values in maps.items()}
+                return [cut({name: whole[name][i] for name in whole}, *x.shape[:2]) for i, x in enumerate(images)]
+
+        if not self._crf:
+            return found
+
+        def refined() -> list[Maps]:
+            pairs = zip(images, found(), strict=True)
+            by_crf = (self._refined(image, maps["probabilities"]) for image, maps in pairs)
+            return [measured(np, p, p, wanted, truth) for p, truth in zip(by_crf, known, strict=True)]
+
+        return refined
+
+    def rows(self, variables: dict[str, PyTree], image: np.ndarray, wanted: tuple[str, ...]) -> Iterator[Maps]:
+        """The maps of an image, uint8 [H, W, 3], in parts from top to bottom: of one row of windows at a time."""
+        if self.canvas(*image.shape[:2]) or self._crf:
+            yield from self.start(variables, [image], wanted)()
+        else:
+            for maps, count in self._windows(variables, image, wanted):
+                yield cut(maps, count, image.shape[1])
 
     def probabilities(self, variables: dict[str, PyTree], image: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 [H, W, 3] RGB -> float32 [H, W, num_classes]."""
-        shape = self.canvas(*image.shape[:2])
-        if shape is None:
-            parts = list(self._windows(variables, image, as_maps=False))
-            return self._refined(image, _join(parts, image.shape)["probabilities"])
-        canvas = pad(image, *shape, self._preprocessing.mean)
-        batch = np.repeat(canvas[None], self.batch_size, axis=0)
-        return self._refined(image, np.asarray(self._probabilities(variables, self._put(batch)))[0])
+        return self.start(variables, [image], ("probabilities",))()[0]["probabilities"]
 
     def _refined(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """The probabilities, float32 [H, W, C] or larger, of an image, by the CRF if there is one."""
-        probabilities = probabilities[: image.shape[0], : image.shape[1]]
-        if not self._crf:
-            return probabilities
+        """The probabilities, float32 [H, W, C], of an image by the CRF."""
         try:
             return crf.refine(image, crf.log_probabilities(probabilities), self._crf)
         except ValueError as error:
@@ -177,39 +185,49 @@ class Labeller:
             view = jax.image.resize(view, (len(view), *shape, 3), "linear")
             logits: Any = self._model.apply(variables, view, train=False)
             logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
-            probabilities = jax.nn.softmax(logits)
+            probabilities = self._softmax(logits)
             total += probabilities[:batch]
             if is_mirrored:
                 total += probabilities[batch:, :, ::-1]
         return total / (len(scales) * (1 + is_mirrored))
 
-    def _map_views(self, variables: dict[str, PyTree], images: jax.Array, truth: jax.Array | None) -> Maps:
+    def _map_views(
+        self, variables: dict[str, PyTree], images: jax.Array, wanted: tuple[str, ...], truth: jax.Array | None
+    ) -> Maps:
         """uint8 [B, H, W, 3] and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]."""
-        if tuple(self._protocol.scales) != (1.0,) or self._protocol.flip:
-            return _measured(self._average_views(variables, images), truth)
-        logits: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
-        labels = {"labels": jnp.argmax(logits, axis=-1).astype(jnp.uint8)}  # which need no probabilities
-        return labels if truth is None else {**_measured(jax.nn.softmax(logits), truth), **labels}
+        if tuple(self._protocol.scales) == (1.0,) and not self._protocol.flip:
+            scores: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
+            return measured(jnp, scores, self._softmax(scores), wanted, truth)  # labels need no probabilities
+        probabilities = self._average_views(variables, images)
+        return measured(jnp, probabilities, probabilities, wanted, truth)
+
+    def _softmax(self, logits: jax.Array) -> jax.Array:
+        return jax.nn.softmax(logits if self._temperature == 1 else logits / self._temperature)
 
     # The windows of an image.
 
     def _windows(
-        self, variables: dict[str, PyTree], image: np.ndarray, as_maps: bool, truth: np.ndarray | None = None
+        self,
+        variables: dict[str, PyTree],
+        image: np.ndarray,
+        wanted: tuple[str, ...],
+        truth: np.ndarray | None = None,
     ) -> Iterator[tuple[Maps, int]]:
-        """Yields rows of maps or "probabilities" from top to bottom, and how many of them are final.
+        """Yields rows of maps from top to bottom, and how many of them are final.
 
         The rows are wider than the image. Only one row of windows is in memory at a time, as a sum: each window is
         weighted by a tent that falls to its borders, where the network sees least of the surroundings. Rows that the
         next row of windows does not reach are final.
         """
         side, tops, lefts = self._grid(*image.shape[:2])
+        height = image.shape[0]
         image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._preprocessing.mean)
         columns = math.ceil(image.shape[1] / side) * side  # few widths, so that few programs are compiled
         if truth is not None:
             truth = pad(truth, len(image), columns, VOID)
         zeros = np.zeros((side, columns, self._model.num_classes), np.float32)
         total = jax.device_put(zeros, replicated(self.mesh) if self.mesh else None)
-        for top, following in zip(tops, [*tops[1:], image.shape[0]], strict=True):
+        for top, following in zip(tops, [*tops[1:], height], strict=True):
             for first in range(0, len(lefts), self.batch_size):
                 some = lefts[first : first + self.batch_size]
                 is_used = np.arange(self.batch_size) < len(some)
@@ -217,8 +235,8 @@ class Labeller:
                 batch = np.stack([image[top : top + side, left : left + side] for left in some])
                 total = self._add(variables, total, self._put(batch), some, is_used)
             known = None if truth is None else truth[top : top + side]
-            rows, total = self._take(total, np.int32(following - top), as_maps, known)
-            yield rows, following - top
+            maps, total = self._take(total, np.int32(following - top), wanted, known)
+            yield maps, following - top
 
     def _grid(self, height: int, width: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Side, tops and lefts of the windows of an image: evenly spaced, at most a stride apart, over all of it."""
@@ -245,33 +263,10 @@ class Labeller:
         return total
 
     def _take_rows(
-        self, total: jax.Array, step: jax.Array, as_maps: bool, truth: jax.Array | None
+        self, total: jax.Array, step: jax.Array, wanted: tuple[str, ...], truth: jax.Array | None
     ) -> tuple[Maps, jax.Array]:
-        """The outcome of a row of windows, and its share in the sum of the next row, which lies `step` pixels below."""
+        """The maps of a row of windows, and its share in the sum of the next row, which lies `step` pixels below."""
         weight = total.sum(-1, keepdims=True)  # a window's probabilities sum to its weight
-        probabilities = total / jnp.where(weight > 0, weight, 1)
-        rows = {"probabilities": probabilities}
-        if as_maps:
-            rows = {**_measured(probabilities, truth), "labels": jnp.argmax(total, axis=-1).astype(jnp.uint8)}
+        maps = measured(jnp, total, total / jnp.where(weight > 0, weight, 1), wanted, truth)
         is_reached = jnp.arange(len(total)) < len(total) - step
-        return rows, jnp.where(is_reached[:, None, None], jnp.roll(total, -step, axis=0), 0)
-
-
-def _measured(probabilities: Any, truth: Any) -> Maps:
-    """The maps by probabilities, float32 [..., C], and true labels, uint8 [...], or None; both of NumPy, or of JAX."""
-    xp: Any = np if isinstance(probabilities, np.ndarray) else jnp
-    maps = {"labels": xp.argmax(probabilities, -1).astype(xp.uint8)}
-    if truth is not None:
-        ids = np.arange(probabilities.shape[-1], dtype=np.uint8).reshape(*[1] * truth.ndim, -1)
-        of_truth = xp.where(truth[..., None] == ids, probabilities, 0).sum(-1)
-        least = np.finfo(np.float32).tiny  # what has underflowed to 0 counts as that
-        maps["loss"] = xp.where(truth == VOID, 0, -xp.log(xp.maximum(of_truth, least)))
-    return maps
-
-
-def _join(parts: list[tuple[Maps, int]], shape: tuple[int, ...]) -> Maps:
-    """Maps of an image's size from rows of them that are on the device."""
-    return {
-        name: np.concatenate([np.asarray(rows[name])[:count, : shape[1]] for rows, count in parts])[: shape[0]]
-        for name in parts[0][0]
-    }
+        return maps, jnp.where(is_reached[:, None, None], jnp.roll(total, -step, axis=0), 0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.files import check_is_local
 from gcn_jax.inference.labeller import Labeller
+from gcn_jax.inference.maps import Maps
 from gcn_jax.models import GCN
 from gcn_jax.models.preprocessing import Preprocessing, PyTree
 
@@ -61,6 +63,16 @@ class Segmenter:
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """The probability of each class at each pixel: as `predict`, but float32 [H, W, num_classes]."""
         return self._labeller.probabilities(self.variables, _checked(image))
+
+    def rows(self, image: np.ndarray, wanted: tuple[str, ...]) -> Iterator[Maps]:
+        """Several maps of one pass, in parts from top to bottom, so that those of a large image need not fit in memory.
+
+        Args:
+          image: as of `predict`.
+          wanted: of "labels", uint8 [h, W]; "probabilities", float32 [h, W, num_classes]; "confidence", the largest of
+            these, and "entropy", theirs as a fraction of the largest possible, both float32 [h, W].
+        """
+        return self._labeller.rows(self.variables, _checked(image), wanted)
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

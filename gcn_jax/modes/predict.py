@@ -1,12 +1,13 @@
-"""``--mode=predict``: images in; palette PNGs and overlays out, or an archive for an evaluation server."""
+"""``--mode=predict``: images in; masks, overlays, confidence and polygons out, or an archive for a server."""
 
 import collections
+import contextlib
 import glob
 import itertools
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,16 +18,19 @@ import numpy as np
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
-from gcn_jax.data import submissions
+from gcn_jax.data import outputs, submissions
 from gcn_jax.data.builders.archives import is_junk
+from gcn_jax.data.coco_writer import annotations_file
 from gcn_jax.data.image_files import IMAGE_SUFFIXES
 from gcn_jax.data.images import read_image
 from gcn_jax.data.pictures import MAX_JPEG_SIDE, overlay, save_picture
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import KNOWN, Datasets, open_part
+from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.files import make_folder, write_bytes, written_whole
-from gcn_jax.inference.segmenter import make_segmenter
+from gcn_jax.inference.maps import Maps, stacked
+from gcn_jax.inference.segmenter import Segmenter, make_segmenter
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,17 @@ def _skipped(counts: collections.Counter[str], root: pathlib.Path) -> str:
     return f"skipped: {', '.join(texts)}{advice}"
 
 
-def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[list[pathlib.Path]]:
-    """Where each image's labels go and, unless they are for a server, its overlay.
+def plan_outputs(
+    inputs: list[Input], form: str, folder: pathlib.Path, names: Sequence[str]
+) -> list[dict[str, pathlib.Path]]:
+    """Where each image's outputs go, by their names; for a server these are masks alone.
 
     Raises:
       UserError: if two images would share an output, or one would overwrite an image or lie elsewhere.
     """
     masks = submissions.mask_folder(form, folder)
-    outputs = [[masks / f"{item.stem}.png"] for item in inputs]
-    if form == "masks":
-        outputs = [[*paths, masks / f"{item.stem}_overlay.jpg"] for item, paths in zip(inputs, outputs, strict=True)]
+    endings = outputs.endings(names if form == "masks" else ["mask"])
+    planned = [{name: masks / f"{item.stem}{end}" for name, end in endings.items()} for item in inputs]
     images = {item.path.resolve() for item in inputs if item.path}
     owner: dict[pathlib.Path, Input] = {}
 
@@ -127,15 +132,29 @@ def plan_outputs(inputs: list[Input], form: str, folder: pathlib.Path) -> list[l
         if path in owner:
             raise UserError(f"--input: {owner[path].path} and {item.path} would both be written to {path}; rename one")
 
-    for item, paths in zip(inputs, outputs, strict=True):
-        for path in paths:
+    for item, paths in zip(inputs, planned, strict=True):
+        for path in paths.values():
             claim(path, item)
             owner[path] = item
-    for item, (_, *overlay_path) in zip(inputs, outputs, strict=True):
-        for path in map(_as_png, overlay_path):
+    if "overlay" in endings:
+        for item, paths in zip(inputs, planned, strict=True):
+            path = _as_png(paths["overlay"])
             if (path in owner or path.resolve() in images) and _is_beyond_jpeg(item):
                 claim(path, item)
-    return outputs
+    return planned
+
+
+def check_annotations(inputs: list[Input], folder: pathlib.Path) -> pathlib.Path:
+    """Where the polygons go; raises `UserError` if a file is there, or if an input has no file that they could name."""
+    path = folder / outputs.ANNOTATIONS
+    if path.exists():
+        raise UserError(f"--output={folder}: {path.name} exists already; choose another folder, or delete it")
+    if not all(item.path for item in inputs):
+        raise UserError(
+            "config.predict.outputs: polygons go with the names of images' files, which a data set's split has not; "
+            "leave them out, or name a folder of images: --input=FOLDER"
+        )
+    return path
 
 
 def _as_png(overlay_path: pathlib.Path) -> pathlib.Path:
@@ -160,17 +179,41 @@ def _save_overlay(picture: np.ndarray, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _apply(segmenter: Segmenter, image: np.ndarray, names: Sequence[str], paths: dict[str, pathlib.Path]) -> Maps:
+    """The maps of which an image's outputs are made; the probabilities go to their file, part by part."""
+    parts, classes = [], segmenter.spec.class_names
+    with contextlib.ExitStack() as stack:
+        if "probabilities" in paths:
+            shape = (*image.shape[:2], len(classes))
+            write = stack.enter_context(outputs.probabilities_file(paths["probabilities"], shape, classes))
+        for maps in segmenter.rows(image, outputs.maps(names)):
+            if "probabilities" in paths:
+                write(maps.pop("probabilities"))
+            parts.append(maps)
+    return stacked(parts)
+
+
+def _write(config: ml_collections.ConfigDict, spec: DatasetSpec, maps: Maps, paths: dict[str, pathlib.Path]) -> None:
+    """Writes an image's mask and grey pictures, as far as they are wanted."""
+    if "mask" in paths:
+        write_bytes(paths["mask"], submissions.encode(config.predict.format, maps["labels"], spec))
+    for name in outputs.GREY:
+        if name in paths:
+            write_bytes(paths[name], outputs.encode_grey(maps[name], config.predict.bits))
+
+
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, output: pathlib.Path) -> None:
     """Labels every image; one that cannot be read is passed over and named at the end.
 
     Raises:
       UserError: before any work if the flags are wrong; after it, naming the images that could not be labelled.
     """
-    form, spec = config.predict.format, settings.spec_from(config)
+    form, names, spec = config.predict.format, outputs.parse(config.predict.outputs), settings.spec_from(config)
     inputs = find_inputs(pattern, settings.datasets(config))
     submissions.check(form, spec, [item.stem for item in inputs])
-    outputs = plan_outputs(inputs, form, output)
-    for folder in {paths[0].parent for paths in outputs}:
+    planned = plan_outputs(inputs, form, output, names)
+    annotations = check_annotations(inputs, output) if "polygons" in names else None
+    for folder in {submissions.mask_folder(form, output), *(p.parent for paths in planned for p in paths.values())}:
         make_folder(f"--output={output}", folder)
     step, variables = load_trained(workdir, config.eval.checkpoint)
     trained = make_segmenter(config, variables)
@@ -178,28 +221,32 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     whose = "config.data.white" if config.data.white else "each image's own; config.data.white sets that of all"
     bad: list[str] = []
     told: set[str] = set()
-    with bar("predicting", len(inputs), "image") as progress:
+    with bar("predicting", len(inputs), "image") as progress, contextlib.ExitStack() as stack:
+        if annotations:
+            annotate = stack.enter_context(annotations_file(annotations, spec.class_names))
 
         def tell_once(kind: str, text: str) -> None:
             if kind not in told:
                 told.add(kind)
                 progress.write(text, file=sys.stderr)
 
-        for item, (mask_path, *overlay_path) in zip(inputs, outputs, strict=True):
+        for item, paths in zip(inputs, planned, strict=True):
             progress.update()
             try:
                 image, white = item.read()
-                label = trained.predict(image)
+                maps = _apply(trained, image, names, paths)
             except UserError as error:
                 bad.append(f"{item.path}: {error}" if "config.eval" in str(error) else str(error))
                 continue
             if white:
                 about = f"more than 8 bits a channel; 0-{white} is scaled to 0-255 (white is {whose})"
                 tell_once("white", f"{item.path}: {about}")
-            write_bytes(mask_path, submissions.encode(form, label, spec))
-            for path in overlay_path:
-                written = _save_overlay(overlay(image, label, spec.palette()), path)
-                if written != path:
+            _write(config, spec, maps, paths)
+            if annotations and item.path:
+                annotate(item.path.name, maps["labels"], maps["confidence"])
+            if "overlay" in paths:
+                written = _save_overlay(overlay(image, maps["labels"], spec.palette()), paths["overlay"])
+                if written != paths["overlay"]:
                     tell_once("png", f"{written}: a PNG, as a JPEG has sides of at most {MAX_JPEG_SIDE:,} pixels")
     say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {output}")
     if bad:
