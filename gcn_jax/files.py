@@ -28,6 +28,7 @@ class RunFile(enum.StrEnum):
     PROFILE = "profile"  # a folder: of --profile_steps, for TensorBoard
     EVALUATION = "eval.json"  # the last --mode=eval, and
     REPORT = "report.html"  # its page
+    TEMPERATURE = "temperature.json"  # the last --mode=calibrate: by what scores are divided, and for which step
     CRF_SEARCH = "crf_search.json"  # the last --mode=crf_search
     FIELD_PICTURE = "receptive_field.png"  # the last --mode=receptive_field
     FIELD_NUMBERS = "receptive_field.json"

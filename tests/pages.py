@@ -29,6 +29,14 @@ RESULT = {
     "iou_per_class": {"road": 0.25, EVIL: 0.75, "sky": 0.0, "tram": None},
     "accuracy_per_class": {"road": 0.3, EVIL: 0.8, "sky": None, "tram": None},
     "boundary_iou_per_class": {"road": 0.125, EVIL: None, "sky": 0.0, "tram": None},
+    "calibration": {
+        "ece": 0.0321,
+        "bins": [
+            {"count": 0, "confidence": None, "accuracy": None},
+            {"count": 100, "confidence": 0.5, "accuracy": 0.25},
+            {"count": 300, "confidence": 0.9, "accuracy": 0.95},
+        ],
+    },
     "confusion_matrix": COUNTS,
     "miou_per_image": {"a": 0.12, "b": 0.13, "c": 0.97, "d": 1.0, "e": None},
 }  # fmt: skip

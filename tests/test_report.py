@@ -68,7 +68,17 @@ def test_page_is_well_formed_and_loads_nothing():
         r"<(script|link|iframe|object|base)|@import|url\(|://|\son\w+=", page.replace(str(markupsafe.escape(EVIL)), "")
     )
     ids = {section.get("id") for section in tree.iterfind(".//section")}
-    assert ids == {"scores", "comparison", "training", "classes", "confusions", "boundaries", "examples", "colours"}
+    assert ids == {
+        "scores",
+        "comparison",
+        "training",
+        "classes",
+        "confusions",
+        "boundaries",
+        "confidence",
+        "examples",
+        "colours",
+    }
     for element in tree.iter():
         assert element.get("src", "data:").startswith("data:")
         assert element.get("href", "#scores").removeprefix("#") in ids
@@ -100,6 +110,10 @@ def test_scores_are_those_of_the_result():
         (
             {"scales": [1.0], "flip": False, "window": 0, "crf": "10,3,1,4,67,3", "stride": 0},
             "original size, whole images, CRF 10,3,1,4,67,3",
+        ),
+        (
+            {"scales": [1.0], "flip": False, "window": 0, "stride": 0, "temperature": 1.37123},
+            "original size, whole images, temperature 1.37",
         ),
     ],
 )
@@ -301,12 +315,28 @@ def test_missing_curves_are_said():
     assert "No learning rate was logged: no curve of it." in found
     assert "No evaluation during training yet: no curve of mean IoU." in found
     nothing = {"trimap_miou": {"1": None}, "miou_per_image": {"a": None}, "miou": None, "pixel_accuracy": None}
+    nothing["calibration"] = {"ece": None, "bins": [{"count": 0, "confidence": None, "accuracy": None}]}
     page = render(result={**RESULT, **nothing, "confusion_matrix": np.zeros((4, 4), int).tolist()}, records=[])
     assert not parse(page).findall(".//figure")
     assert "no curve of mean IoU near boundaries" in text(section(page, "boundaries"))
     assert "no histogram" in text(section(page, "boundaries"))
+    assert "no curve of how reliable" in text(section(page, "confidence"))
     assert "No pictures" in text(section(page, "examples"))
     assert "No class was taken for another." in text(section(page, "confusions"))
+
+
+def test_reliability():
+    svg = chart(render(), "Reliability")
+    assert svg.get("aria-label") == "Reliability: expected calibration error 3.2 %"
+    np.testing.assert_allclose([read_off(svg, *p) for p in line(svg)], [(0.5, 0.25), (0.9, 0.95)], atol=0.01)
+    (dashed,) = svg.findall("path[@class='dashed']")
+    x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", dashed.get("d")))
+    np.testing.assert_allclose([read_off(svg, x0, y0), read_off(svg, x1, y1)], [(0, 0), (1, 1)], atol=0.01)
+    tips = [text(circle.find("title")) for circle in svg.findall("circle")]
+    assert tips == [
+        "confidence 50.0 %: 25.0 % right, 25.0 % of the pixels",
+        "confidence 90.0 %: 95.0 % right, 75.0 % of the pixels",
+    ]
 
 
 def test_mean_iou_near_boundaries():
@@ -439,7 +469,7 @@ def test_browser_shows_the_page(browse, width, scheme):
     found, errors = browse(full_page(), width, scheme)
     assert not errors
     assert found["seen"] == found["needed"] == width
-    assert len(found["sections"]) == 9
+    assert len(found["sections"]) == 10
     assert found["empty"] == 0
     light, dark = (np.mean([int(v) for v in re.findall(r"\d+", found[key])]) for key in ("page", "text"))
     if scheme == "dark":

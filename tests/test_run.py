@@ -366,7 +366,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode", ["train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "export"]
+    "mode", ["train", "eval", "predict", "prepare", "plan", "receptive_field", "crf_search", "calibrate", "export"]
 )
 def test_a_full_disk_is_told_before_any_work(config, tmp_path, monkeypatch, mode):
     """One that still takes names, and no bytes; there is not even a model to load."""

@@ -4,7 +4,8 @@ The file is safetensors. It holds the arrays of ``params`` and ``batch_stats``, 
 metadata:
 
 * ``format``: `FORMAT`.
-* ``config``: the config of the run, as JSON, without folders. It tells how to build the model and normalise images.
+* ``config``: the config of the run, as JSON, without folders. It tells how to build the model and normalise images, and
+  the temperature that its scores are divided by.
 * ``classes``: the classes' names and colours (RGB, 0-255) in the order of their ids, and void's colour, as JSON;
   ``preprocessing``: mean and std (RGB order, 0-255) and the order of the channels, as JSON. Both follow from the config
   and are there for other programs.

@@ -14,6 +14,7 @@ from gcn_jax.data.batches import Reading, group_by_shape
 from gcn_jax.data.pictures import triptych
 from gcn_jax.data.samples import Sample, Selection, Source
 from gcn_jax.data.specs import DatasetSpec
+from gcn_jax.evaluation.calibration import Calibration
 from gcn_jax.evaluation.counts import Counts
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.inference.maps import Maps
@@ -43,26 +44,30 @@ class Evaluation:
     Attributes:
       counts: the sum of all images' counts.
       loss: the sum over all pixels that are not void of minus the logarithm of the true class's probability.
+      calibration: the same of their confidences.
       images: the prediction for each image, by the image's index in the source.
       pictures: for the first images a picture of image, truth and prediction, uint8 [H, W, 3].
     """
 
     counts: Counts
     loss: float = 0.0
+    calibration: Calibration = field(default_factory=Calibration.empty)
     images: dict[int, LabelledImage] = field(default_factory=dict)
     pictures: list[np.ndarray] = field(default_factory=list)
 
     def pack(self) -> dict[str, Any]:
         """The evaluation in types that `gcn_jax.runtime.mesh.gather` can send."""
         images = {place: [image.image_id, image.miou, image.packed] for place, image in self.images.items()}
-        counts = [self.counts.confusion, self.counts.boundary]
-        return {"counts": counts, "loss": self.loss, "images": images, "pictures": self.pictures}
+        counts, calibration = [self.counts.confusion, self.counts.boundary], self.calibration.counts
+        scores = {"counts": counts, "loss": self.loss, "calibration": calibration}
+        return {**scores, "images": images, "pictures": self.pictures}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> "Evaluation":
         """The evaluation that `pack` has packed."""
         images = {place: LabelledImage(*fields) for place, fields in packed["images"].items()}
-        return cls(Counts(*packed["counts"]), packed["loss"], images, packed["pictures"])
+        calibration = Calibration(packed["calibration"])
+        return cls(Counts(*packed["counts"]), packed["loss"], calibration, images, packed["pictures"])
 
 
 class Evaluator:
@@ -103,6 +108,7 @@ class Evaluator:
             share = Evaluation.unpack(packed)
             whole.counts = whole.counts.merge(share.counts)
             whole.loss += share.loss
+            whole.calibration = whole.calibration.merge(share.calibration)
             whole.images.update(share.images)
             whole.pictures += share.pictures
         whole.images = dict(sorted(whole.images.items()))
@@ -119,6 +125,8 @@ class Evaluator:
                 counts = Counts.of_image(label=label, prediction=prediction, num_classes=num_classes)
                 share.counts = share.counts.merge(counts)
                 share.loss += float(maps["loss"].sum(dtype=np.float64))
+                own = Calibration.of_image(label=label, prediction=prediction, confidence=maps["confidence"])
+                share.calibration = share.calibration.merge(own)
                 packed = zlib.compress(prediction.tobytes(), 1)
                 share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
                 if len(share.pictures) < self._num_pictures:
@@ -127,7 +135,7 @@ class Evaluator:
         return share
 
     def _predictions(self, variables: dict[str, PyTree]) -> Iterator[tuple[int, Sample, Maps]]:
-        """Yields each image's index in the source, its sample, and its predicted labels and loss.
+        """Yields each image's index in the source, its sample, and its labels, their confidence and the loss.
 
         While the caller handles them, the device works on the next group.
         """
@@ -138,7 +146,7 @@ class Evaluator:
         groups = group_by_shape(share, labeller.canvas, labeller.batch_size, self._reading)
         for group in itertools.chain(groups, [[]]):
             images, truths = ([sample[key] for _, sample in group] for key in ("image", "label"))
-            following = labeller.start(variables, images, ("labels", "loss"), truths) if group else list
+            following = labeller.start(variables, images, ("labels", "confidence", "loss"), truths) if group else list
             for (i, sample), maps in zip(waiting, found(), strict=True):
                 yield self._places[i], sample, maps
             waiting, found = group, following

@@ -46,6 +46,7 @@ def as_json(
         "iou_per_class": by_class(scores["iou"]),
         "accuracy_per_class": by_class(scores["accuracy"]),
         "boundary_iou_per_class": by_class(scores["boundary_iou_per_class"]),
+        "calibration": evaluation.calibration.compute(),
         "confusion_matrix": scores["confusion"].tolist(),
         "miou_per_image": {image.image_id: number(image.miou) for image in evaluation.images.values()},
     }
@@ -56,6 +57,7 @@ def conditions(protocol: Protocol) -> dict[str, Any]:
     return {
         **{key: getattr(protocol, key) for key in ("scales", "flip", "window", "crf")},
         "stride": protocol.window_stride(protocol.window),
+        **({"temperature": protocol.temperature} if protocol.temperature not in (0, 1) else {}),
     }
 
 
@@ -74,6 +76,7 @@ def score_table(result: dict[str, Any]) -> str:
     totals = table(
         [
             *((name, _percent(result[key])) for key, name in SCORES.items()),
+            ("expected calibration error", _percent(result["calibration"]["ece"])),
             ("loss (nats)", "-" if result[LOSS] is None else f"{result[LOSS]:.4f}"),
         ]
     )

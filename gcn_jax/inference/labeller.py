@@ -12,6 +12,7 @@ Nested from the outside in, as a `Protocol` asks for it:
 Where the protocol names a CRF, the probabilities of the whole image are then refined by it, see `gcn_jax.crf`.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -150,6 +151,20 @@ class Labeller:
     def probabilities(self, variables: dict[str, PyTree], image: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 [H, W, 3] RGB -> float32 [H, W, num_classes]."""
         return self.start(variables, [image], ("probabilities",))()[0]["probabilities"]
+
+    def inputs(self, image: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the network sees of an image at scale 1, and its labels: all of it or its windows, padded."""
+        shape = self.canvas(*label.shape)
+        tops, lefts = np.zeros((2, 1), np.int32)
+        if shape is None:
+            side, tops, lefts = self._grid(*label.shape)
+            shape = side, side
+        height, width = (max(pair) for pair in zip(shape, label.shape, strict=True))
+        image = pad(image, height, width, self._preprocessing.mean)
+        label = pad(label, height, width, VOID)
+        for top, left in itertools.product(tops, lefts):
+            window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+            yield image[window], label[window]
 
     def _refined(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities, float32 [H, W, C], of an image by the CRF."""

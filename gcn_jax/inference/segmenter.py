@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints import saved_config, temperature
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.config.checks import check_values
@@ -88,7 +88,8 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
       source: such as "runs/voc/stage3" or "model.safetensors".
       checkpoint: of a workdir: "best" by mean IoU (the newest if none was evaluated) or "latest".
       **protocol: values of ``config.eval`` that differ from the run's, such as ``scales=(0.75, 1.0, 1.25)``,
-        ``flip=True``, ``window=1024`` or ``crf="voc"``.
+        ``flip=True``, ``window=1024`` or ``crf="voc"``. Probabilities are by the temperature that is kept with the
+        model, if ``--mode=calibrate`` was run; ``temperature=1`` leaves it out.
 
     Raises:
       UserError: (a `ValueError`) if there is no checkpoint, the file is damaged, or a value of the protocol is wrong.
@@ -111,7 +112,8 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
             raise UserError(f"config.eval.{key}: unknown key; known: {', '.join(config.eval)}")
         config.eval[key] = value
     check_values(config)
-    return make_segmenter(config, load_trained(source, checkpoint)[1])
+    step, variables = load_trained(source, checkpoint)
+    return make_segmenter(temperature.settled(config, source, step), variables)
 
 
 def make_segmenter(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> Segmenter:

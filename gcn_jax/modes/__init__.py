@@ -39,5 +39,6 @@ MODES = {
     "plan": Mode("plan"),
     "receptive_field": Mode("receptive_field", takes=("configs",), needs_trained=True, compares=True),
     "crf_search": Mode("crf_search", needs_trained=True),
+    "calibrate": Mode("calibrate", needs_trained=True),
     "export": Mode("export", ("config", "workdir", "output"), needs_trained=True, needs=_EXPORT),
 }

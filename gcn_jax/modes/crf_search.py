@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from gcn_jax import crf
+from gcn_jax.checkpoints import temperature
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
@@ -77,7 +78,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     source = open_source("eval", settings.datasets(config))
     num_images = min(config.crf_search.num_images or len(source), len(source))
     places = np.linspace(0, len(source) - 1, num_images).round().astype(int)
-    trained = make_segmenter(config, variables)
+    trained = make_segmenter(temperature.settled(config, workdir, step), variables)
     trained = dataclasses.replace(trained, protocol=dataclasses.replace(trained.protocol, crf=""))
     say(f"trying {len(texts) - 1} CRFs with step {step} of {workdir} on {num_images} images of {config.data.eval}")
     scores = search(trained, Selection([source], [(0, int(place)) for place in places]), texts)

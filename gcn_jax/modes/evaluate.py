@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from gcn_jax.checkpoints import temperature
 from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
@@ -67,6 +68,7 @@ def _evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> tuple
     """Evaluates a model and prints its table; returns the content of its ``eval.json``, and pictures."""
     mesh = make_mesh(config.mesh.data, config.mesh.space)
     step, variables = load_trained(workdir, config.eval.checkpoint)
+    config = temperature.settled(config, workdir, step)
     spec, protocol = settings.spec_from(config), settings.protocol(config)
     source = open_source("eval", settings.datasets(config))
     labeller = Labeller(settings.model_from(config), settings.preprocessing(config), protocol, local_mesh(mesh))

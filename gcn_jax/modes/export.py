@@ -4,7 +4,7 @@ import pathlib
 
 import ml_collections
 
-from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints import saved_config, temperature
 from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained, save
 from gcn_jax.console import say
@@ -31,8 +31,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathli
         raise UserError(f"--output={output}: exists already; choose another name, or delete it")
     make_folder(f"--output={output}", output.parent)
     exported = saved_config.load(workdir)
-    exported.eval = config.eval
     step, variables = load_trained(workdir, config.eval.checkpoint)
+    exported.eval = temperature.settled(config, workdir, step).eval
     best = read_best(workdir)
     miou = best.miou if best and best.step == step else None
     save(output, variables, exported, step, miou)

@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from gcn_jax.checkpoints import temperature
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
@@ -216,7 +217,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     for folder in {submissions.mask_folder(form, output), *(p.parent for paths in planned for p in paths.values())}:
         make_folder(f"--output={output}", folder)
     step, variables = load_trained(workdir, config.eval.checkpoint)
-    trained = make_segmenter(config, variables)
+    trained = make_segmenter(temperature.settled(config, workdir, step), variables)
     say(f"labelling {len(inputs)} images with step {step} of {workdir}")
     whose = "config.data.white" if config.data.white else "each image's own; config.data.white sets that of all"
     bad: list[str] = []

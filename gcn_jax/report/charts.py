@@ -55,6 +55,7 @@ class Chart:
       columns: (start, end, height, tip) of each.
       level: a dashed line across, as (y, text).
       middle: x of a dashed line from bottom to top.
+      has_diagonal: whether a dashed line goes from the lower left to the upper right.
       note: a sentence below it.
     """
 
@@ -68,6 +69,7 @@ class Chart:
     columns: Sequence[tuple[float, float, int, str]] = ()
     level: tuple[float, str] | None = None
     middle: float | None = None
+    has_diagonal: bool = False
     note: str = ""
 
     def at_x(self, value: float) -> float:

@@ -105,3 +105,33 @@ def image_histogram(result: dict[str, Any]) -> Chart | str:
         middle=100 * middle,
         note=note + f"Left out: {left_out:,} without a counted pixel." * bool(left_out),
     )
+
+
+def reliability_chart(result: dict[str, Any]) -> Chart | str:
+    """A reliability diagram: how often predictions of some confidence are right (Guo et al., ICML 2017).
+
+    Args:
+      result: the content of ``eval.json``.
+    """
+    calibration = result["calibration"]
+    bins = [b for b in calibration["bins"] if b["count"]]
+    if not bins:
+        return "No pixel was counted: no curve of how reliable the confidence is."
+    total = sum(b["count"] for b in bins)
+    points = [(100 * b["confidence"], 100 * b["accuracy"]) for b in bins]
+    tips = [
+        f"confidence {x:.1f} %: {y:.1f} % right, {percent(b['count'] / total)} of the pixels"
+        for b, (x, y) in zip(bins, points, strict=True)
+    ]
+    return Chart(
+        "Reliability",
+        summary=f"expected calibration error {percent(calibration['ece'])}",
+        x=linear_axis((0, 100), "%"),
+        y=linear_axis((0, 100), "%"),
+        x_name="confidence, the probability of the predicted class",
+        line=points,
+        tips=tips,
+        has_diagonal=True,
+        note=f"How many pixels of a confidence are right. Dashed: as many as it says. Expected calibration error, the "
+        f"mean distance over all pixels: {percent(calibration['ece'])}.",
+    )
