@@ -24,6 +24,7 @@ class RunFile(enum.StrEnum):
     BEST = "best.json"  # the best step so far, its scores, and a digest of the images
     METRICS = "metrics.jsonl"  # a JSON object a logged step: loss, rate, speed, the scores of evaluations
     PICTURES = "pictures"  # a folder: image, truth and prediction at each evaluation
+    LOGGERS = "loggers.json"  # the run's ids in the loggers of config.loggers
     EVENTS = "events"  # what the names of TensorBoard's files begin with
     PROFILE = "profile"  # a folder: of --profile_steps, for TensorBoard
     EVALUATION = "eval.json"  # the last --mode=eval, and

@@ -17,7 +17,7 @@ from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
 from gcn_jax.files import check_is_local
 from gcn_jax.models.backbones.resnet import STRIDE
-from gcn_jax.training import losses
+from gcn_jax.training import loggers, losses
 from gcn_jax.training.loss import REDUCTIONS
 from gcn_jax.training.optimizer import DECAYED, OPTIMIZERS, SCHEDULES
 
@@ -73,6 +73,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval_every": _POSITIVE,
     "checkpoint_every": _POSITIVE,
     "keep_checkpoints": _POSITIVE,
+    "loggers": (_parses(loggers.parse), loggers.FORM),
     "data.size": (lambda value: value > 0 and value % STRIDE == 0, f"a positive multiple of {STRIDE}"),
     "data.scale": (lambda value: len(value) == 2 and 0 < value[0] <= value[1], "two numbers, 0 < low <= high"),
     "data.color_jitter": (lambda value: 0 <= value <= 1, "from 0 to 1"),

@@ -35,6 +35,7 @@ _DEFAULTS: dict[str, Any] = {
     "eval_every": 5000,  # steps; an evaluation is also a checkpoint
     "checkpoint_every": 1000,  # steps
     "keep_checkpoints": 2,  # the newest; the best stays besides
+    "loggers": "",  # "wandb", "mlflow", "comet" or several, with commas, besides metrics.jsonl and TensorBoard
     "model": {  # the arguments of `gcn_jax.build_model`
         "backbone": "resnet152",
         "width": 64,

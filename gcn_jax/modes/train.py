@@ -31,6 +31,7 @@ from gcn_jax.runtime import agreement
 from gcn_jax.runtime.mesh import check_divides, gather, make_mesh, put_batch, read_share, replicated
 from gcn_jax.runtime.stop_signals import StopSignals
 from gcn_jax.training.due import Due
+from gcn_jax.training.loggers import check_installed
 from gcn_jax.training.optimizer import learning_rate
 from gcn_jax.training.profile import Profile
 from gcn_jax.training.run_log import Progress, RunLog
@@ -85,6 +86,7 @@ class Start:
 def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
     """Checks all that can be checked, in all processes alike, and makes what the training starts with."""
     with agreement.agreed(agreement.of_config(config)):
+        check_installed(config.loggers)
         keep_split(config, workdir)
         mesh = make_mesh(config.mesh.data, config.mesh.space)
         check_divides(mesh, settings.batch_sizes(config), config.data.size)
@@ -156,7 +158,7 @@ def train(
     first, train_step = int(state.step), jit_train_step(start.recipe, mesh)
     due = Due(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
     with (
-        closing(RunLog(workdir, first, is_written=jax.process_index() == 0)) as run_log,
+        closing(RunLog(workdir, first, jax.process_index() == 0, config.loggers, config.to_dict())) as run_log,
         Profile(workdir / RunFile.PROFILE, first, profile_steps) as profile,
     ):
         log = StepLog(config, workdir, first, run_log)

@@ -4,6 +4,7 @@ import datetime
 import json
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 from tensorboardX import summary
@@ -13,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from gcn_jax.console import say
 from gcn_jax.data.pictures import save_picture, stack
 from gcn_jax.files import RunFile, write_text, written_whole
+from gcn_jax.training.loggers import Loggers
 
 
 class RunLog:
@@ -25,13 +27,23 @@ class RunLog:
       workdir: for ``metrics.jsonl``, ``pictures/`` and TensorBoard's event files.
       start_step: the step at which the run starts or resumes.
       is_written: whether this process writes the logs. If not, all methods do nothing, and the log is empty.
+      loggers: ``config.loggers``; see `gcn_jax.training.loggers`.
+      config: of the run, for these.
     """
 
-    def __init__(self, workdir: pathlib.Path, start_step: int, is_written: bool = True):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        start_step: int,
+        is_written: bool = True,
+        loggers: str = "",
+        config: dict[str, Any] | None = None,
+    ):
         self._workdir, self._is_written = workdir, is_written
         self._records: list[dict[str, float]] = []
         if not is_written:
             return
+        self._loggers = Loggers(loggers, workdir, config or {})
         path = workdir / RunFile.METRICS
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= start_step]
         write_text(path, "".join(kept))
@@ -51,6 +63,7 @@ class RunLog:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._show(step, *(summary.scalar(name, value) for name, value in values.items()))
+        self._loggers.scalars(step, values)
 
     def _show(self, step: int, *summaries: summary.Summary) -> None:
         for shown in summaries:
@@ -68,8 +81,9 @@ class RunLog:
             folder.mkdir(exist_ok=True)
             with written_whole(folder / f"step_{step:08d}.png") as path:
                 save_picture(stack(pictures), path, format="PNG")
-            shown = (summary.image(f"image_truth_prediction/{i}", p, dataformats="HWC") for i, p in enumerate(pictures))
-            self._show(step, *shown)
+            named = {f"image_truth_prediction/{i}": picture for i, picture in enumerate(pictures)}
+            self._show(step, *(summary.image(name, picture, dataformats="HWC") for name, picture in named.items()))
+            self._loggers.pictures(step, named)
 
     def close(self) -> None:
         """Closes the files; nothing can be logged after that."""
@@ -77,6 +91,7 @@ class RunLog:
             return
         self._file.close()
         self._board.close()
+        self._loggers.close()
 
 
 def read_records(workdir: pathlib.Path) -> list[dict[str, float]]:
