@@ -418,7 +418,10 @@ def test_hosts_share_an_evaluation(config, tmp_path):
         assert process.returncode == 0, err
         found, wanted = json.loads(out.splitlines()[-1]), json.loads(json.dumps(result_of(expected, config, 0)))
         np.testing.assert_allclose(found.pop("loss"), wanted.pop("loss"), rtol=1e-6)  # it is summed in another order
+        own, all_of_it = found.pop("calibration"), wanted.pop("calibration")
         assert found == wanted
+        assert own["ece"] == pytest.approx(all_of_it["ece"], rel=1e-5), "confidences may round to another 1/65535"
+        assert [b["count"] for b in own["bins"]] == pytest.approx([b["count"] for b in all_of_it["bins"]], abs=4)
 
 
 @pytest.mark.parametrize("window", [0, 64])

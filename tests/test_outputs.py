@@ -238,3 +238,13 @@ def test_probabilities_are_written_whole_or_not_at_all(tmp_path):
         write(np.zeros((2, 3, 2), np.float32))
         raise KeyError
     assert not list(tmp_path.iterdir())
+
+
+def test_no_output_takes_the_place_of_another(config, tmp_path):
+    """An image that is called as another's confidence."""
+    config.predict.outputs = "mask,confidence"
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "a_confidence.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+    with pytest.raises(UserError, match=r"would both be written to .*a_confidence\.png; rename one"):
+        predict.run(config, tmp_path, str(tmp_path / "photos"), tmp_path / "out")
