@@ -321,6 +321,7 @@ def test_missing_curves_are_said():
     assert "no curve of mean IoU near boundaries" in text(section(page, "boundaries"))
     assert "no histogram" in text(section(page, "boundaries"))
     assert "no curve of how reliable" in text(section(page, "confidence"))
+    assert "no histogram of the confidence" in text(section(page, "confidence"))
     assert "No pictures" in text(section(page, "examples"))
     assert "No class was taken for another." in text(section(page, "confusions"))
 
@@ -333,10 +334,11 @@ def test_reliability():
     x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", dashed.get("d")))
     np.testing.assert_allclose([read_off(svg, x0, y0), read_off(svg, x1, y1)], [(0, 0), (1, 1)], atol=0.01)
     tips = [text(circle.find("title")) for circle in svg.findall("circle")]
-    assert tips == [
-        "confidence 50.0 %: 25.0 % right, 25.0 % of the pixels",
-        "confidence 90.0 %: 95.0 % right, 75.0 % of the pixels",
-    ]
+    assert tips == ["confidence 50.0 %: 25.0 % right", "confidence 90.0 %: 95.0 % right"]
+    svg = chart(render(), "Pixels by their confidence")
+    columns = [re.findall(r"[\d.]+", column.get("d")) for column in svg.findall("path[@class='column']")]
+    found = [read_off(svg, (float(left) + float(right)) / 2, float(top)) for left, _, top, right, _ in columns]
+    np.testing.assert_allclose(found, [(1 / 6, 0), (1 / 2, 0.25), (5 / 6, 0.75)], atol=0.01)
 
 
 def test_mean_iou_near_boundaries():

@@ -66,7 +66,7 @@ class Chart:
     x_name: str
     line: Sequence[tuple[float, float]] = ()
     tips: Sequence[str] = ()
-    columns: Sequence[tuple[float, float, int, str]] = ()
+    columns: Sequence[tuple[float, float, float, str]] = ()
     level: tuple[float, str] | None = None
     middle: float | None = None
     has_diagonal: bool = False

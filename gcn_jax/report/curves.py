@@ -117,12 +117,8 @@ def reliability_chart(result: dict[str, Any]) -> Chart | str:
     bins = [b for b in calibration["bins"] if b["count"]]
     if not bins:
         return "No pixel was counted: no curve of how reliable the confidence is."
-    total = sum(b["count"] for b in bins)
     points = [(100 * b["confidence"], 100 * b["accuracy"]) for b in bins]
-    tips = [
-        f"confidence {x:.1f} %: {y:.1f} % right, {percent(b['count'] / total)} of the pixels"
-        for b, (x, y) in zip(bins, points, strict=True)
-    ]
+    tips = [f"confidence {x:.1f} %: {y:.1f} % right" for x, y in points]
     return Chart(
         "Reliability",
         summary=f"expected calibration error {percent(calibration['ece'])}",
@@ -134,4 +130,28 @@ def reliability_chart(result: dict[str, Any]) -> Chart | str:
         has_diagonal=True,
         note=f"How many pixels of a confidence are right. Dashed: as many as it says. Expected calibration error, the "
         f"mean distance over all pixels: {percent(calibration['ece'])}.",
+    )
+
+
+def confidence_histogram(result: dict[str, Any]) -> Chart | str:
+    """A histogram: which share of the pixels has which confidence.
+
+    Args:
+      result: the content of ``eval.json``.
+    """
+    counts = np.array([b["count"] for b in result["calibration"]["bins"]])
+    if not counts.any():
+        return "No pixel was counted: no histogram of the confidence."
+    shares, edges = 100 * counts / counts.sum(), np.linspace(0, 100, len(counts) + 1).tolist()
+    columns = [
+        (low, high, share, f"{low:.0f}–{high:.0f} %: {percent(share / 100)} of the pixels")
+        for low, high, share in zip(edges[:-1], edges[1:], shares.tolist(), strict=True)
+    ]
+    return Chart(
+        "Pixels by their confidence",
+        summary=f"{percent(shares[-1] / 100)} from {edges[-2]:.0f} to 100 %",
+        x=linear_axis((0, 100), "%"),
+        y=linear_axis((0, float(shares.max())), "%"),
+        x_name="confidence, the probability of the predicted class",
+        columns=columns,
     )

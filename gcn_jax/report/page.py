@@ -16,7 +16,13 @@ from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.evaluation.counts import SCORES
 from gcn_jax.report.charts import PLOT
 from gcn_jax.report.confusions import confusion_map
-from gcn_jax.report.curves import boundary_chart, image_histogram, reliability_chart, training_charts
+from gcn_jax.report.curves import (
+    boundary_chart,
+    confidence_histogram,
+    image_histogram,
+    reliability_chart,
+    training_charts,
+)
 from gcn_jax.report.examples import Example, draw_pictures, legend_entries
 from gcn_jax.report.receptive_field import Field, field_picture
 from gcn_jax.report.values import Row, Table, capitalized, percent
@@ -72,7 +78,7 @@ def render(
         Section("classes", "Classes", _classes(result, spec)),
         Section("confusions", "Confusions", confusion_map(matrix, spec.class_names)),
         Section("boundaries", "Boundaries and images", [boundary_chart(result), image_histogram(result)]),
-        Section("confidence", "Confidence", [reliability_chart(result)]),
+        Section("confidence", "Confidence", [reliability_chart(result), confidence_histogram(result)]),
         Section("receptive", "Receptive field", field_picture(field) if field else None),
         Section("examples", "Examples", [draw_pictures(e, spec) for e in examples]),
         Section("colours", "Colours", legend_entries(result, spec, examples)),
