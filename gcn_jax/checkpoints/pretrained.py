@@ -20,10 +20,11 @@ import flax
 import numpy as np
 
 from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, plain, read_float32
-from gcn_jax.models.backbones.resnet import STAGE_SIZES, STAGES
+from gcn_jax.models.backbones.resnet import STAGE_SIZES, STAGES, stem_of_bands
 
 Variables = dict[str, Any]
 _BLOCK = re.compile(r"res([2-5])_block([1-9]\d*)")
+_STEM = ("params", "backbone", "conv1", "kernel")
 # Our names of arrays -> PyTorch's.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -103,6 +104,7 @@ class LoadReport:
       loaded: our variables that come from the file, such as "params/backbone/conv1/kernel".
       left: our variables that keep their initial values: the heads.
       unused: keys of the file that were not used: its classifier, counters.
+      stem: how the file's stem for RGB became one for bands; empty: it is as in the file.
     """
 
     path: pathlib.Path
@@ -110,6 +112,7 @@ class LoadReport:
     loaded: tuple[str, ...]
     left: tuple[str, ...]
     unused: tuple[str, ...]
+    stem: str = ""
 
     def lines(self) -> list[str]:
         """A short summary for people, as lines of text."""
@@ -118,16 +121,19 @@ class LoadReport:
             f"{self.path}: {len(self.loaded)} tensors of the backbone loaded, by {self.names}'s names",
             f"left at their start: {len(self.left)} tensors of {_some(heads)}",
             f"unused in the file: {_some([name for name in self.unused if not name.endswith('num_batches_tracked')])}",
+            *([self.stem] if self.stem else []),
         ]
 
 
-def load_backbone(variables: Variables, path: str | pathlib.Path) -> Variables:
+def load_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "mean") -> Variables:
     """Puts pretrained ResNet weights into a model's variables.
 
     Args:
       variables: of a model from `build_model`, ``{"params": ..., "batch_stats": ...}``; not changed.
       path: a ``.safetensors`` or ``.npz`` file; or a ``.pth``, ``.pt`` or ``.bin`` file, which needs PyTorch. Its keys
         are those of torchvision, timm or Hugging Face, possibly after a prefix such as "module.".
+      stem: how the file's stem for RGB becomes one for a model of other `channels`, if they are not equal: "mean",
+        "repeat" or "copy", see `gcn_jax.models.backbones.resnet.stem_of_bands`.
 
     Returns:
       New variables. The backbone's kernels, scales, biases and running statistics come from the file, as float32; all
@@ -161,10 +167,10 @@ def load_backbone(variables: Variables, path: str | pathlib.Path) -> Variables:
       >>> kernel.shape, kernel.dtype, bool((kernel == 1).all())
       ((7, 7, 3, 4), dtype('float32'), True)
     """
-    return read_backbone(variables, path)[0]
+    return read_backbone(variables, path, stem)[0]
 
 
-def read_backbone(variables: Variables, path: str | pathlib.Path) -> tuple[Variables, LoadReport]:
+def read_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "mean") -> tuple[Variables, LoadReport]:
     """Does what `load_backbone` does; also returns what was loaded, left and unused."""
     path = pathlib.Path(path)
     flat = flax.traverse_util.flatten_dict(variables)
@@ -175,18 +181,26 @@ def read_backbone(variables: Variables, path: str | pathlib.Path) -> tuple[Varia
         naming, prefix = _naming(path, file)
         names = _names(path, naming, prefix, leaves)
         _check_structure(path, naming, prefix, file, leaves)
-        _check_tensors(path, naming, prefix, file, {names[leaf]: _their_shape(leaves[leaf]) for leaf in leaves})
+        shapes = {names[leaf]: _their_shape(leaves[leaf]) for leaf in leaves}
+        channels = shapes[names[_STEM]][1]
+        is_adapted = channels != 3 and file.shapes.get(names[_STEM], (0, 0))[1:2] == (3,)
+        if is_adapted:
+            shapes[names[_STEM]] = (shapes[names[_STEM]][0], 3, *shapes[names[_STEM]][2:])
+        _check_tensors(path, naming, prefix, file, shapes)
         loaded = {leaf: _ours(read_float32(path, file, name)) for leaf, name in names.items()}
         unused = sorted(set(file.shapes) - set(names.values()))
     for leaf, value in loaded.items():
         if leaf[-1] == "var" and value.min() < 0:
             raise ValueError(f"{path}: {names[leaf]} holds negative variances")
+    if is_adapted:
+        loaded[_STEM] = stem_of_bands(loaded[_STEM], channels, stem)
     report = LoadReport(
         path,
         naming.title,
         tuple("/".join(leaf) for leaf in loaded),
         tuple("/".join(leaf) for leaf in flat if leaf not in loaded),
         tuple(unused),
+        f"the stem for RGB became one for {channels} bands, by config.init_stem={stem}" if is_adapted else "",
     )
     return flax.traverse_util.unflatten_dict({**flat, **loaded}), report
 

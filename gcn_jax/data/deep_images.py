@@ -40,12 +40,30 @@ def read_samples(data: bytes, name: str) -> tuple[np.ndarray, str, int]:
       they are: "L", "RGB" or "CMYK"; and the value of white that the file states, 0 if it states none.
 
     Raises:
+      UserError: as `read_all_samples` does.
+    """
+    samples, mode, stated = read_all_samples(data, name)
+    if samples.ndim == 2 or samples.shape[2] == 2:
+        return samples.reshape(*samples.shape[:2], -1)[..., 0], "L", stated
+    return (samples, "CMYK", stated) if mode == "CMYK" else (samples[..., :3], "RGB", stated)
+
+
+def read_all_samples(data: bytes, name: str) -> tuple[np.ndarray, str, int]:
+    """Reads all bits of an image that is deep, transparency included.
+
+    Returns:
+      The samples as they are stored, unturned, uint16 [H, W] or [H, W, bands]; Pillow's mode of the image; and the
+      value of white that the file states, 0 if it states none.
+
+    Raises:
       UserError: if the file is damaged, or has samples beyond 16 bits or of a kind that is not read in full.
     """
     image: Any = open_image(data, name)
     stated = _stated_white(image, data)
     if image.mode == "F":
-        raise UserError(f"{name}: has 32-bit channels; convert it to 8 or 16 bits")
+        raise UserError(
+            f"{name}: has 32-bit channels; convert it to 8 or 16 bits, or read a TIFF's with config.data.channels=1"
+        )
     if image.format == "PPM" and image.tile[0].codec_name != "ppm_plain":
         shape = (image.height, image.width, len(image.getbands()))[: 2 if image.mode == "I" else 3]
         samples = np.frombuffer(data, ">u2", math.prod(shape), image.tile[0].offset).reshape(shape)
@@ -57,9 +75,7 @@ def read_samples(data: bytes, name: str) -> tuple[np.ndarray, str, int]:
         raise UserError(
             f"{name}: {image.format} of more than 8 bits a channel, of a kind that is not read: save it as PNG"
         )
-    if samples.ndim == 2:
-        return samples, "L", stated
-    return (samples, "CMYK", stated) if image.mode == "CMYK" else (samples[..., :3], "RGB", stated)
+    return samples, image.mode, stated
 
 
 def white_of_samples(samples: np.ndarray, stated: int) -> int:
@@ -122,10 +138,10 @@ def _grey(image: Any, name: str, data: bytes, stated: int) -> np.ndarray:
 
 
 def _colors(image: Any, data: bytes, name: str) -> np.ndarray:
-    """The samples of an image with several bands, uint16 [H, W, bands]; [H, W] if they are grey and transparency."""
+    """The samples of an image with several bands, uint16 [H, W, bands]."""
     found = _rawmodes(image)
     if found == ["LA;16B"]:  # of which Pillow would keep the high bytes; as RGBA these are two bytes of each
-        return _read_as(lambda text: "RGBA", data, name).view(">u2")[..., 0].astype(np.uint16)
+        return _read_as(lambda text: "RGBA", data, name).view(">u2").astype(np.uint16)
     file_order = "L" if image.format == "TIFF" and image.tag_v2.prefix == b"II" else "B"
 
     def one_byte(is_low: bool) -> np.ndarray:

@@ -42,13 +42,13 @@ def build_model(
     remat: bool = False,
     dtype: str = "float32",
     convolutions: str = "fast",
+    channels: int = 3,
 ) -> GCN:
     """Builds the segmenter of the paper's figure 2, or of its ablations.
 
     Args:
       num_classes: channels of the logits, at least 2.
-      backbone: "resnet152" (the paper), "resnet101", "resnet50", "resnet50_gcn" (figure 5), or the small "resnet26" and
-        "resnet14".
+      backbone: "resnet152" (the paper), "resnet101", "resnet50", "resnet50_gcn" (figure 5), "resnet26" or "resnet14".
       kernel_size: k of every head, odd; the paper takes 15 on VOC and 25 on Cityscapes.
       boundary_refine: whether to use the 9 `BoundaryRefine` blocks.
       head: "gcn" (the paper) or what figure 4 compares it with: "conv1x1", "conv" (k x k) or "stack3x3".
@@ -61,8 +61,8 @@ def build_model(
       freeze: "stem", "res2", ..., "res5": the backbone up to there is not trained; "": all of it is.
       remat: recompute the backbone's activations in the backward pass: less memory, a third more time.
       dtype: "float32" or "bfloat16", of the computation; parameters and logits stay float32.
-      convolutions: "fast", in each device's fastest form, or "plain", XLA's own everywhere: the same up to rounding, to
-        find out whether a fault is in our forms. On a CPU "plain" takes about three times as long.
+      convolutions: "fast", in each device's fastest form, or "plain", XLA's own: the same up to rounding, but slower.
+      channels: of the images; 3 for RGB.
 
     Returns:
       A `flax.linen.Module`: ``variables = model.init(key, images, train=False)``, ``model.apply(variables, images)``.
@@ -80,10 +80,11 @@ def build_model(
     """
     _check_choices(backbone=backbone, strides_in=strides_in, norm=norm, freeze=freeze)
     _check_choices(head=head, branches=branches, dtype=dtype, convolutions=convolutions)
-    _check_numbers(num_classes, width, stem_width, kernel_size, head, head_width)
+    _check_numbers(num_classes, width, stem_width, kernel_size, head, head_width, channels)
     shared: dict[str, Any] = {"dtype": jnp.dtype(dtype), "convolutions": convolutions}
     resnet = ResNet(backbone, width, strides_in, norm, freeze=freeze, remat=remat, stem_width=stem_width, **shared)
-    return GCN(num_classes, resnet, kernel_size, boundary_refine, head, head_width, branches, **shared)
+    decoder = (kernel_size, boundary_refine, head, head_width, branches)
+    return GCN(num_classes, resnet, *decoder, **shared, channels=channels)
 
 
 def _check_choices(**given: str) -> None:
@@ -92,7 +93,9 @@ def _check_choices(**given: str) -> None:
             raise ValueError(f"{name} must be one of {', '.join(filter(None, _CHOICES[name]))}. Got {value!r}")
 
 
-def _check_numbers(num_classes: int, width: int, stem_width: int, kernel_size: int, head: str, head_width: int) -> None:
+def _check_numbers(
+    num_classes: int, width: int, stem_width: int, kernel_size: int, head: str, head_width: int, channels: int
+) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive. Got {kernel_size}")
     if head == "stack3x3" and kernel_size == 1:
@@ -105,3 +108,5 @@ def _check_numbers(num_classes: int, width: int, stem_width: int, kernel_size: i
         raise ValueError(f"width must be positive. Got {width}")
     if stem_width < 0:
         raise ValueError(f"stem_width must be positive, or 0 for width. Got {stem_width}")
+    if channels < 1:
+        raise ValueError(f"channels must be positive. Got {channels}")

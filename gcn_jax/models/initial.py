@@ -19,7 +19,7 @@ from .ops.xla import platform
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:
     """Shapes and dtypes of a model's variables, `jax.ShapeDtypeStruct` each."""
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, 64, 64, getattr(model, "channels", 3)), jnp.float32)
     with platform("cpu"):  # the shapes are the same on each; one is traced faster than all
         return jax.eval_shape(model.init, jax.random.key(0), image)
 

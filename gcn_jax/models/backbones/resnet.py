@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ..layers import Conv
@@ -26,6 +27,7 @@ STRIDE = 32  # of the last stage
 STAGES = ("res2", "res3", "res4", "res5")
 NORMS = ("frozen", "train")
 STRIDES = ("v1.5", "v1")
+STEMS = ("mean", "repeat", "copy")  # how RGB kernels become those of bands
 FREEZE = ("", "stem", *STAGES)  # up to where the backbone can be fixed
 
 
@@ -33,6 +35,26 @@ def is_fixed(name: str, freeze: str) -> bool:
     """Whether a backbone's layer or block, such as "conv1" or "res2_block1", is part of what `freeze` fixes."""
     part = name.partition("_")[0]
     return FREEZE.index(part if part in STAGES else "stem") <= FREEZE.index(freeze)
+
+
+def stem_of_bands(kernel: np.ndarray, channels: int, how: str) -> np.ndarray:
+    """The stem's kernel for any number of bands, from that for RGB.
+
+    Args:
+      kernel: [7, 7, 3, features].
+      channels: the number of bands, c.
+      how: "mean": each band gets the mean of the three kernels times 3/c, so that grey in c equal bands gives what it
+        gives in RGB, whatever the bands' order; "repeat": R, G, B, R, ... times 3/c; "copy": the first three bands get
+        R, G and B as they are, all others 0.
+
+    Returns:
+      [7, 7, channels, features].
+    """
+    if how == "copy":
+        return np.pad(kernel, ((0, 0), (0, 0), (0, max(channels - 3, 0)), (0, 0)))[:, :, :channels]
+    if how == "mean":
+        kernel = kernel.mean(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % kernel.shape[2]] * np.float32(3 / channels)
 
 
 class Norm(nn.Module):
@@ -165,7 +187,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Images [B, H, W, 3] -> "res2": [B, ceil(H/4), ceil(W/4), 4 width], ..., "res5": [B, ceil(H/32), ...]."""
+        """Images [B, H, W, C] -> "res2": [B, ceil(H/4), ceil(W/4), 4 width], ..., "res5": [B, ceil(H/32), ...]."""
         with convolutions(self.convolutions):
             return self._features(images, train)
 

@@ -46,23 +46,24 @@ class GCN(nn.Module):
     branches: str = "sum"
     dtype: Dtype = jnp.float32
     convolutions: str = "fast"
+    channels: int = 3
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Scores every pixel.
 
         Args:
-          images: float [B, H, W, 3], normalised; H and W at least 32.
+          images: float [B, H, W, channels], normalised; H and W at least 32.
           train: use (and update, if mutable) the batch's statistics where the backbone's norm is "train".
 
         Returns:
           Logits, float32 [B, H, W, num_classes].
 
         Raises:
-          ValueError: if the images are not [B, H, W, 3] or a side is below 32.
+          ValueError: if the images are not [B, H, W, channels] or a side is below 32.
         """
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must be [B, H, W, 3]. Got {images.shape=}")
+        if images.ndim != 4 or images.shape[-1] != self.channels:
+            raise ValueError(f"images must be [B, H, W, {self.channels}]. Got {images.shape=}")
         if min(images.shape[1:3]) < STRIDE:
             raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
         with convolutions(self.convolutions):
