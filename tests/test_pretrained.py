@@ -394,7 +394,7 @@ def test_channels_are_as_the_weights_want_them(config):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("channels", "GBR", "config.data.channels must be one of RGB, BGR. Got 'GBR'"),
+        ("channels", "GBR", "config.data.channels must be RGB, BGR, a number of bands .* Got 'GBR'"),
         ("mean", (1.0, 2.0), "config.data.mean must be three numbers, RGB, 0-255"),
         ("mean", (1.0, 2.0, float("nan")), "config.data.mean must be three numbers"),
         ("std", (1.0, "2", 3.0), "config.data.std must be three positive numbers"),

@@ -7,8 +7,8 @@ metadata:
 * ``config``: the config of the run, as JSON, without folders. It tells how to build the model and normalise images, and
   the temperature that its scores are divided by.
 * ``classes``: the classes' names and colours (RGB, 0-255) in the order of their ids, and void's colour, as JSON;
-  ``preprocessing``: mean and std (RGB order, 0-255) and the order of the channels, as JSON. Both follow from the config
-  and are there for other programs.
+  ``preprocessing``: mean and std (RGB order, 0-255) and the order of the channels, or mean, std, numbers and kind of
+  bands, as JSON. Both follow from the config and are there for other programs.
 * ``step``, and ``miou`` if the run was evaluated at that step.
 
 Nobody has to trust the author of a file: before anything is built or computed from it, its parts are checked against
@@ -88,6 +88,7 @@ def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
             "channels": config.data.channels,
             "mean": list(config.data.mean),
             "std": list(config.data.std),
+            **({"depth": config.data.depth} if config.data.depth else {}),
         },
     }
 

@@ -1,5 +1,6 @@
 """The config that is kept with trained weights."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Collection
@@ -11,6 +12,7 @@ from gcn_jax.checkpoints import model_metadata as model_file
 from gcn_jax.config.checks import check_values, validate
 from gcn_jax.config.defaults import ARCHITECTURE, BACKBONE, PREPROCESSING, RETIRED, default
 from gcn_jax.config.settings import model_from, spec_from
+from gcn_jax.data import bands
 from gcn_jax.errors import UserError
 from gcn_jax.files import RunFile, write_json
 
@@ -34,6 +36,8 @@ def of_trained(
     saved, settled = load(workdir), config.copy_and_resolve_references()
     learned = [f"model.{name}" for name in saved.model]
     learned += [f"data.{name}" for name in ("classes", "held_out", "first_id", "white", "size", *PREPROCESSING)]
+    if _channels(config.data.channels) != _channels(saved.data.channels) and "data.channels" in given:
+        learned = [key for key in learned if key.removeprefix("data.") not in PREPROCESSING]  # which would not fit
     for key in learned:
         group, name = key.split(".")
         if key not in given:
@@ -98,8 +102,15 @@ def _known_values(given: dict[str, Any], known: ml_collections.ConfigDict) -> di
 
 
 def _plain(value: Any) -> Any:
-    """A value of `PREPROCESSING` in a form that can be compared: a text, or a tuple of floats."""
-    return value if isinstance(value, str) else tuple(map(float, value))
+    """A value of `PREPROCESSING` in a form that can be compared: a text, or a tuple of numbers."""
+    return _channels(value) if isinstance(value, str) else tuple(map(float, value))
+
+
+def _channels(text: str) -> str:
+    """The same text for the same channels; as it is if it names none."""
+    with contextlib.suppress(ValueError):
+        return ",".join(map(str, bands.parse(text))) or text
+    return text
 
 
 def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, key: str, advice: str) -> None:

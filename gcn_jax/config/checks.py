@@ -11,12 +11,12 @@ from gcn_jax import crf
 from gcn_jax.config import settings
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
-from gcn_jax.data import outputs
+from gcn_jax.data import bands, outputs
 from gcn_jax.data.mixing import MIXES
 from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
 from gcn_jax.files import check_is_local
-from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.models.backbones.resnet import STEMS, STRIDE
 from gcn_jax.training import loggers, losses
 from gcn_jax.training.loss import REDUCTIONS
 from gcn_jax.training.optimizer import DECAYED, OPTIMIZERS, SCHEDULES
@@ -38,8 +38,8 @@ def _pairs_of_fractions(values: Sequence[float]) -> bool:
     return len(values) > 0 and len(values) % 2 == 0 and all(0 <= value <= 1 for value in values)
 
 
-def _three_numbers(value: Collection[Any]) -> bool:
-    return len(value) == 3 and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+def _numbers(value: Collection[Any]) -> bool:
+    return len(value) > 0 and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
 
 
 def _parses(parse: Callable[[str], Any]) -> Callable[[str], bool]:
@@ -57,6 +57,7 @@ def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return choices.__contains__, f"one of {', '.join(choices)}"
 
 
+_OR_BANDS = "or one for each band of config.data.channels"
 _POSITIVE = (_positive, "positive")
 _NOT_NEGATIVE = (_not_negative, "0 or more")
 _BELOW_ONE = (_fraction, "at least 0 and below 1")
@@ -68,6 +69,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_steps": _POSITIVE,
     "batch_size": _POSITIVE,
     "seed": _NOT_NEGATIVE,
+    "init_stem": _one_of(*STEMS),
     "init_scores": _one_of("drawn", "zero"),
     "log_every": _POSITIVE,
     "eval_every": _POSITIVE,
@@ -84,9 +86,10 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.mix": (lambda value: value in ("", *MIXES), f"one of {', '.join(MIXES)}, or empty"),
     "data.mix_share": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "data.rare_share": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "data.mean": (_three_numbers, "three numbers, RGB, 0-255"),
-    "data.std": (lambda value: _three_numbers(value) and min(value) > 0, "three positive numbers, RGB, 0-255"),
-    "data.channels": _one_of("RGB", "BGR"),
+    "data.mean": (_numbers, f"three numbers, RGB, 0-255, {_OR_BANDS}"),
+    "data.std": (lambda value: _numbers(value) and min(value) > 0, f"three positive numbers, RGB, 0-255, {_OR_BANDS}"),
+    "data.channels": (_parses(bands.parse), bands.FORM),
+    "data.depth": (lambda value: value in ("", *bands.KINDS), f"one of {', '.join(bands.KINDS)}, or empty"),
     "data.first_id": (lambda value: 0 <= value <= 255, "0-255"),
     "data.exif": _one_of("apply", "ignore"),
     "data.white": (lambda value: 0 <= value <= 65535, "0-65535"),
@@ -198,6 +201,7 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         ("loss.hardest", loss.hardest < 1, per_pixel, f"cross_entropy or focal {in_name}"),
         ("loss.hardest_min", loss.hardest_min, loss.hardest < 1, "config.loss.hardest below 1"),
         ("optimizer.loss", optimizer.loss == "sum", terms <= per_pixel, f"cross_entropy or focal alone {in_name}"),
+        ("init_stem", config.init_stem != "mean", bands.parse(config.data.channels), "bands in config.data.channels"),
         ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),
         ("stop.patience", patience, patience + 1 < evaluations, "more evaluations: lower config.eval_every"),
@@ -250,6 +254,28 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             is_fine = False
         if not is_fine:
             raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
+    _check_bands(config)
+
+
+def _check_bands(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` for values that do not fit the number of channels, or that photographs alone can have."""
+    data, chosen, to_measure = config.data, bands.parse(config.data.channels), settings.unmeasured(config)
+    needed = "three numbers, RGB, 0-255"
+    if chosen:
+        needed = f"{len(chosen)} numbers, one for each band of config.data.channels={data.channels}"
+    for key in ("mean", "std"):
+        if key not in to_measure and len(data[key]) != (len(chosen) or 3):
+            raise UserError(f"config.data.{key} must be {needed}. Got {tuple(data[key])!r}")
+    if chosen and config.eval.crf:
+        raise UserError(f"config.eval.crf={config.eval.crf}: the CRF needs colours, config.data.channels=RGB or BGR")
+    if chosen and data.noise:
+        raise UserError(
+            f"config.data.noise={data.noise}: of RGB alone, whose values are 0-255; bands have other ranges"
+        )
+    if chosen and data.white:
+        raise UserError(f"config.data.white={data.white} has no effect on bands, which are not scaled")
+    if data.depth and not chosen:
+        raise UserError(f"config.data.depth={data.depth} has no effect without bands in config.data.channels")
 
 
 def _value(config: ml_collections.ConfigDict, key: str) -> Any:

@@ -14,7 +14,7 @@ BACKBONE = ("backbone", "width", "stem_width", "strides_in")
 # The same for the whole model; equal in every checkpoint that a run may go on from.
 ARCHITECTURE = (*BACKBONE, "head", "kernel_size", "head_width", "branches", "boundary_refine")
 
-PREPROCESSING = ("mean", "std", "channels")  # of config.data: what a model's input is
+PREPROCESSING = ("channels", "mean", "std", "depth")  # of config.data: what a model's input is
 
 FOLDERS = ("data_dir", "init_from", "cache_dir")  # keys that name folders or files of this machine
 
@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,  # of initialisation, data order and augmentation
     "data_dir": "",  # where the official files are; empty: download them
     "init_from": "",  # a workdir, whose best weights to start from, or a file of weights; empty: random ones
+    "init_stem": "mean",  # or "repeat", "copy": how a file's RGB kernels become those of bands; see docs/data.md
     "init_scores": "drawn",  # or "zero": random heads start with scores of 0, whatever the scale of the features
     "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
     "log_every": 20,  # steps
@@ -73,8 +74,10 @@ _DEFAULTS: dict[str, Any] = {
         "mix_share": 0.0,  # ... into this share of the images
         "rare_share": 0.0,  # of the images that are drawn by a class, each as likely, and not each once in an epoch
         "mean": IMAGENET_MEAN,  # subtracted, per channel, RGB 0-255 (the paper subtracts the mean) ...
-        "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect
-        "channels": "RGB",  # or "BGR", what the model gets; mean and std are given in RGB order for both
+        "std": IMAGENET_STD,  # ... then divided by: our choice, what torchvision's weights expect; of bands: measured
+        "channels": "RGB",  # or "BGR", what the model gets; mean and std are given in RGB order for both. Or bands of
+        # the files, counted from 1: "4" is the first four, "4,3,2" these in this order, "4," the fourth alone
+        "depth": "",  # the kind of the bands' values: uint8, uint16 or float32; set by the run
         "num_threads": 4,  # that read and decode
         "prefetch": 16,  # samples read ahead, or a batch a thread if that is more
     },

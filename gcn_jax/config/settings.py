@@ -7,8 +7,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from gcn_jax.config.defaults import PREPROCESSING
-from gcn_jax.data import sources
+from gcn_jax.config.defaults import IMAGENET_MEAN, IMAGENET_STD, PREPROCESSING
+from gcn_jax.data import bands, sources
 from gcn_jax.data.batches import Augmentation, Reading
 from gcn_jax.data.sources import Datasets
 from gcn_jax.data.specs import DatasetSpec
@@ -69,20 +69,34 @@ def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
 def model_from(config: ml_collections.ConfigDict) -> GCN:
     """The model of a config; raises `UserError` naming the key of a wrong value."""
     num_classes = spec_from(config).num_classes
+    chosen = bands.parse(config.data.channels)
     try:
-        return build_model(num_classes, **config.model)
+        return build_model(num_classes, channels=len(chosen) or 3, **config.model)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
 
 
+def unmeasured(config: ml_collections.ConfigDict) -> list[str]:
+    """What of bands is to be measured yet: their "mean", "std" and "depth", where these are at their defaults."""
+    data = config.data
+    if not bands.parse(data.channels):
+        return []
+    defaults = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "depth": ""}
+    return [key for key, default in defaults.items() if _frozen(data[key]) == default]
+
+
 def preprocessing(config: ml_collections.ConfigDict) -> Preprocessing:
-    """How images become the network's input."""
-    return Preprocessing(**{key: _frozen(config.data[key]) for key in PREPROCESSING})
+    """How images become the network's input; what is `unmeasured` is 0, 1 and uint8, which only a plan can use."""
+    values = {key: _frozen(config.data[key]) for key in PREPROCESSING}
+    if chosen := bands.parse(config.data.channels):
+        stand_ins = {"mean": (0.0,) * len(chosen), "std": (1.0,) * len(chosen), "depth": "uint8"}
+        values |= {key: stand_ins[key] for key in unmeasured(config)}
+    return Preprocessing(**values)
 
 
 def augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     """What training does to its images."""
-    return _of_group(Augmentation, config.data)
+    return _of_group(Augmentation, config.data, mean=preprocessing(config).mean)
 
 
 def reading(config: ml_collections.ConfigDict) -> Reading:

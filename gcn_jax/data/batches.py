@@ -1,7 +1,7 @@
 """From a source to batches, read ahead with grain, in an order that a resumed run repeats exactly.
 
-A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``. Images are padded with
-the mean colour, labels with void.
+A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``; bands that are not RGB
+are [B, H, W, C] of uint8, uint16 or float32. Images are padded with the mean colour, labels with void.
 """
 
 import collections
@@ -28,7 +28,7 @@ class Augmentation:
 
     Attributes:
       size: height and width of the images in a batch, pixels.
-      mean: the colour of the padding, RGB, 0-255.
+      mean: the colour of the padding, RGB, 0-255, or a number for each band.
       flip: mirror left and right, with probability 1/2; the paper's only augmentation.
       scale: smallest and largest factor of a random resize.
       place_anywhere: put an image that is smaller than size at a random place; otherwise at the top left.
@@ -39,6 +39,7 @@ class Augmentation:
       max_class_share: a crop is drawn again, up to 10 times, while one class covers more of it; 1: off.
       mix: "cutmix" or "classmix": a part of a second image is pasted, see `gcn_jax.data.mixing.mix`; "": off.
       mix_share: the probability of that.
+      depth: the kind of the bands' values; "": uint8.
     """
 
     size: int
@@ -53,6 +54,7 @@ class Augmentation:
     max_class_share: float = 1.0
     mix: str = ""
     mix_share: float = 0.0
+    depth: str = ""
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> Placed:
         """Applies the random transforms; the resulting image is at most size x size."""
@@ -87,7 +89,7 @@ class Augmentation:
     def assemble(self, samples: Iterable[Placed], batch_size: int) -> Batch:
         """Makes a batch of samples that are at most size x size; smaller ones are padded."""
         batch: Batch = {
-            "image": np.empty((batch_size, self.size, self.size, 3), np.uint8),
+            "image": np.empty((batch_size, self.size, self.size, len(self.mean)), self.depth or np.uint8),
             "label": np.empty((batch_size, self.size, self.size), np.uint8),
             "image_id": [""] * batch_size,
         }

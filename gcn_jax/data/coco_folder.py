@@ -24,16 +24,17 @@ import os
 import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from gcn_jax.console import bar, say
-from gcn_jax.data import coco_layout, splits
+from gcn_jax.data import band_statistics, bands, coco_layout, splits
+from gcn_jax.data.band_statistics import Moments
 from gcn_jax.data.builders.archives import Folder
-from gcn_jax.data.images import decode_image, orientation, white_of
+from gcn_jax.data.images import white_of
 from gcn_jax.data.legend import Legend
 from gcn_jax.data.outlines import LeftOut, draw, report
 from gcn_jax.data.specs import VOID
@@ -57,6 +58,7 @@ class Survey:
       either: names of those that EXIF turns and whose annotations fit both ways.
       white: the largest value of white of images of more than 8 bits; 0 if there is none.
       held: for each split and each of its images the label values that it holds.
+      bands: see `band_statistics.Found`.
     """
 
     pixels: dict[str, list[int]]
@@ -65,6 +67,7 @@ class Survey:
     either: list[str]
     white: int
     held: dict[str, list[list[int]]]
+    bands: band_statistics.Found = field(default_factory=dict)
 
 
 class Checked(NamedTuple):
@@ -75,6 +78,8 @@ class Checked(NamedTuple):
     turn: str
     white: int
     left_out: list[LeftOut]
+    image_kind: str
+    moments: Moments | None
 
 
 class CocoFolder:
@@ -85,6 +90,7 @@ class CocoFolder:
       cache_dir: where the results of the survey are kept.
       seed: for the random split of a folder with one file of annotations.
       held_out: what was drawn for val before, see `splits.draw`.
+      chosen: the bands to read; (): the images are photographs.
 
     Raises:
       UserError: naming the folder or the file that is wrong.
@@ -93,12 +99,14 @@ class CocoFolder:
     name = NAME
     has_classes_file = True
 
-    def __init__(self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = ()):
+    def __init__(
+        self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = (), chosen: bands.Bands = ()
+    ):
         if not data_dir:
             raise UserError("config.data_dir is empty: set it to the folder that holds the images and annotations")
         self.root = pathlib.Path(data_dir).expanduser()
         self.files = Folder(self.root)
-        self._seed, self._held_out, self._cache = seed, held_out, cache_dir / "folders"
+        self._seed, self._held_out, self._cache, self._bands = seed, held_out, cache_dir / "folders", chosen
         self._paths = coco_layout.find(self.root)
         self.is_drawn = len(self._paths) == 1
         self.class_file = next(iter(self._paths.values())).relative_to(self.root).as_posix()
@@ -153,7 +161,8 @@ class CocoFolder:
         items = {split: [[name, self._items[name].path] for name in names] for split, names in self.splits.items()}
         paths = [path.relative_to(self.root).as_posix() for path in self._paths.values()]
         stamps = self.files.stamps(lambda: (*paths, *(path for some in items.values() for _, path in some)))
-        digest = hashlib.sha256(json.dumps([NAME, _FORM, *items.items(), *stamps]).encode())
+        marks = bands.marks(self._bands)
+        digest = hashlib.sha256(json.dumps([NAME, _FORM, *items.items(), *stamps, *marks]).encode())
         path = self._cache / f"{digest.hexdigest()[:16]}.json"
         if not path.is_file():
             found = self._survey()
@@ -178,6 +187,8 @@ class CocoFolder:
                         found.sizes[name] = [*checked.size]
                     if checked.turn:
                         getattr(found, checked.turn).append(name)
+                    if checked.moments:
+                        band_statistics.note(found.bands, split, name, checked.image_kind, checked.moments)
                     white = max(white, checked.white)
                     progress.update()
                 found.pixels[split] = pixels.tolist()
@@ -191,9 +202,9 @@ class CocoFolder:
         """Reads an image and draws its annotations, at the size that these state."""
         item = self._items[name]
         path, data = str(self.root / item.path), self.files.read(item.path)
-        image, turn = decode_image(data, path), ""
+        image, turn = bands.decode(data, path, self._bands), ""
         height, width = item.size or image.shape[:2]
-        if (turned := orientation(data, path)) != 1 and item.size:
+        if (turned := bands.orientation(data, path, self._bands)) != 1 and item.size:
             stored = image.shape[1::-1] if turned >= 5 else image.shape[:2]
             turn = ("either" if item.size == image.shape[:2] else "stored") if item.size == stored else ""
         if turn != "stored" and (height, width) != image.shape[:2]:
@@ -201,7 +212,9 @@ class CocoFolder:
             raise UserError(f"{path}: the image is {own} pixels, but {width}x{height} in {item.origin}")
         label, left_out = draw(json.loads(item.annotations), height, width, path)
         pixels = np.bincount(label.reshape(-1), minlength=256)
-        return Checked(pixels, (height, width), turn, white_of(data, path), left_out)
+        white = 0 if self._bands else white_of(data, path)
+        moments = Moments.of_image(image) if self._bands else None
+        return Checked(pixels, (height, width), turn, white, left_out, str(image.dtype), moments)
 
     def read_classes(self, legend: Legend) -> np.ndarray:
         """The label of each id of `class_lines`, uint8 [256], by the classes' names.
@@ -233,9 +246,9 @@ class CocoFolder:
         return presence
 
     def image(self, name: str, white: int = 0, turned: bool = True) -> np.ndarray:
-        """Reads an image, uint8 [H, W, 3]; white and turned are as in `decode_image`."""
+        """Reads an image, as `bands.decode` does."""
         path = self._items[name].path
-        return decode_image(self.files.read(path), str(self.root / path), white=white, turned=turned)
+        return bands.decode(self.files.read(path), str(self.root / path), self._bands, white=white, turned=turned)
 
     def label(self, name: str, legend: Legend, labels: np.ndarray) -> np.ndarray:
         """Draws the annotations of an image as labels, uint8 [H, W]; labels is as `read_classes` returns it."""

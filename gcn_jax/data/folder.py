@@ -17,17 +17,18 @@ import os
 import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gcn_jax.console import bar
-from gcn_jax.data import layout, splits
+from gcn_jax.data import band_statistics, bands, layout, splits
+from gcn_jax.data.band_statistics import Moments
 from gcn_jax.data.builders.archives import Folder
 from gcn_jax.data.class_files import canonical_lines
-from gcn_jax.data.images import decode_image, orientation, white_of
+from gcn_jax.data.images import white_of
 from gcn_jax.data.legend import MAX_CLASSES, NO_CLASS, Legend, Pair, parse_classes
 from gcn_jax.data.masks import check_same_size, read_mask
 from gcn_jax.data.specs import VOID
@@ -50,6 +51,7 @@ class Survey:
       either: names of those that EXIF turns and whose masks fit both ways.
       white: the largest value of white of images of more than 8 bits; 0 if there is none.
       held: for each of `SPLITS` and each of its images the kind of the mask, and the places in `pixels` of its pairs.
+      bands: see `band_statistics.Found`.
     """
 
     pixels: dict[str, dict[Pair, list[int]]]
@@ -58,6 +60,18 @@ class Survey:
     either: list[str]
     white: int
     held: list[list[tuple[str, list[int]]]]
+    bands: band_statistics.Found = field(default_factory=dict)
+
+
+class Checked(NamedTuple):
+    """What was found in an image and its mask; see `Survey`."""
+
+    kind: str
+    counts: dict[Pair, int]
+    turn: str
+    white: int
+    image_kind: str
+    moments: Moments | None
 
 
 class LabelledFolder:
@@ -68,6 +82,7 @@ class LabelledFolder:
       cache_dir: where the results of the survey are kept.
       seed: for the random split of a folder that holds no lists.
       held_out: what was drawn for val before, see `splits.draw`.
+      chosen: the bands to read; (): the images are photographs.
 
     Raises:
       UserError: naming the folder, the file or the line that is wrong.
@@ -75,13 +90,15 @@ class LabelledFolder:
 
     name = NAME
 
-    def __init__(self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = ()):
+    def __init__(
+        self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = (), chosen: bands.Bands = ()
+    ):
         if not data_dir:
             raise UserError("config.data_dir is empty: set it to the folder that holds images/ and masks/")
         self.root = pathlib.Path(data_dir).expanduser()
         self.files = Folder(self.root)
-        self._seed, self._held_out, self._cache = seed, held_out, cache_dir / "folders"
-        self._layout = layout.find(self.root)
+        self._seed, self._held_out, self._cache, self._bands = seed, held_out, cache_dir / "folders", chosen
+        self._layout = layout.find(self.root, bands.suffixes(chosen))
         self.pairs = self._layout.pairs
 
     @cached_property
@@ -147,7 +164,8 @@ class LabelledFolder:
         """
         names = [name for split in SPLITS for name in self.splits[split]]
         stamps = self.files.stamps(lambda: (path for name in names for path in self.pairs[name]))
-        digest = hashlib.sha256(json.dumps([_FORM, *self.splits.items(), *stamps]).encode())
+        marks = bands.marks(self._bands)
+        digest = hashlib.sha256(json.dumps([_FORM, *self.splits.items(), *stamps, *marks]).encode())
         path = self._cache / f"{digest.hexdigest()[:16]}.json"
         if not path.is_file():
             found = self._survey()
@@ -162,36 +180,40 @@ class LabelledFolder:
         masks: dict[str, dict[Pair, list[Any]]] = {}
         held: list[list[tuple[str, list[int]]]] = [[] for _ in SPLITS]
         turns: dict[str, list[str]] = {"stored": [], "either": []}
-        white = 0
+        white, values = 0, band_statistics.Found()
         total = sum(map(len, self.splits.values()))
         with ThreadPoolExecutor(os.cpu_count()) as pool, bar("checking images and masks", total, "pair") as progress:
             for place, split in enumerate(SPLITS):
                 names = self.splits[split]
-                for name, (kind, counts, turn, own_white) in zip(names, pool.map(self._read, names), strict=True):
-                    rows = masks.setdefault(kind, {})
-                    for pair, number in counts.items():
+                for name, found in zip(names, pool.map(self._read, names), strict=True):
+                    rows = masks.setdefault(found.kind, {})
+                    for pair, number in found.counts.items():
                         rows.setdefault(pair, [len(rows), 0, 0, name])[1 + place] += number
-                    held[place].append((kind, [rows[pair][0] for pair in counts]))
-                    if turn:
-                        turns[turn].append(name)
-                    white = max(white, own_white)
+                    held[place].append((found.kind, [rows[pair][0] for pair in found.counts]))
+                    if found.turn:
+                        turns[found.turn].append(name)
+                    if found.moments:
+                        band_statistics.note(values, split, name, found.image_kind, found.moments)
+                    white = max(white, found.white)
                     progress.update()
-        tables = {kind: [[*pair, *row[1:]] for pair, row in found.items()] for kind, found in masks.items()}
-        return {"masks": tables, **turns, "white": white, "held": held}
+        tables = {kind: [[*pair, *row[1:]] for pair, row in pairs.items()] for kind, pairs in masks.items()}
+        return {"masks": tables, **turns, "white": white, "held": held, "bands": values}
 
-    def _read(self, name: str) -> tuple[str, dict[Pair, int], str, int]:
-        """The kind of an image's mask, its pairs, "stored" or "either" (see `Survey`), and the image's white."""
+    def _read(self, name: str) -> Checked:
+        """Reads and checks an image and its mask."""
         image_path, mask_path = (str(self.root / path) for path in self.pairs[name])
         mask = read_mask(self.files.read(self.pairs[name][1]), mask_path)
         data = self.files.read(self.pairs[name][0])
-        image, turn = decode_image(data, image_path), ""
-        if (turned := orientation(data, image_path)) != 1:
+        image, turn = bands.decode(data, image_path, self._bands), ""
+        if (turned := bands.orientation(data, image_path, self._bands)) != 1:
             stored = image.shape[1::-1] if turned >= 5 else image.shape[:2]
             if stored == mask.values.shape:
                 turn = "either" if image.shape[:2] == mask.values.shape else "stored"
         if turn != "stored":
             check_same_size(image, mask.values, mask_path)
-        return mask.kind, mask.counts(mask_path), turn, white_of(data, image_path)
+        white = 0 if self._bands else white_of(data, image_path)
+        moments = Moments.of_image(image) if self._bands else None
+        return Checked(mask.kind, mask.counts(mask_path), turn, white, str(image.dtype), moments)
 
     def read_classes(self, legend: Legend) -> dict[str, bool]:
         """For each kind of mask, whether colours count in it or ids; see `Legend.is_by_color`.
@@ -235,9 +257,9 @@ class LabelledFolder:
         return presence
 
     def image(self, name: str, white: int = 0, turned: bool = True) -> np.ndarray:
-        """Reads an image, uint8 [H, W, 3]; white and turned are as in `decode_image`."""
+        """Reads an image, as `bands.decode` does."""
         path = self.pairs[name][0]
-        return decode_image(self.files.read(path), str(self.root / path), white=white, turned=turned)
+        return bands.decode(self.files.read(path), str(self.root / path), self._bands, white=white, turned=turned)
 
     def label(self, name: str, legend: Legend, by_color: dict[str, bool]) -> np.ndarray:
         """Reads a mask as labels, uint8 [H, W]; by_color is as `read_classes` returns it."""
@@ -251,4 +273,5 @@ def _of_json(found: dict[str, Any]) -> Survey:
     for kind, rows in found["masks"].items():
         pixels[kind] = {(value, color): [train, val] for value, color, train, val, _ in rows}
         examples[kind] = {(value, color): name for value, color, _, _, name in rows}
-    return Survey(pixels, examples, found["stored"], found["either"], found["white"], found["held"])
+    others = {name: found[name] for name in ("stored", "either", "white", "held")}
+    return Survey(pixels, examples, **others, bands=found.get("bands", {}))

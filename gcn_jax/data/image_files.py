@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
 )  # fmt: skip
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
+
 # What Pillow, and the libtiff that comes with it, tell of odd files themselves is of no use to the reader of a progress
 # bar. Set once, since none of this is per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -65,14 +67,22 @@ def open_image(data: bytes, name: str) -> Image.Image:
         file = io.BytesIO(data)
         image = JpegImagePlugin.JpegImageFile(file) if is_jpeg else Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}{_advice(data)}") from error
     except Exception as error:  # damaged bytes make Pillow raise many kinds
+        way = ", or set config.data.channels to its bands" if data.startswith(TIFF) else ""
         raise UserError(
-            f"{name}: not a readable image file; if other programs open it, save it as PNG there"
+            f"{name}: not a readable image file; if other programs open it, save it as PNG there{way}"
         ) from error
     if image.width * image.height > MAX_PIXELS:
-        raise UserError(f"{name}: {image.width}x{image.height} pixels are more than the limit of {MAX_PIXELS}")
+        size = f"{image.width}x{image.height} pixels"
+        raise UserError(f"{name}: {size} are more than the limit of {MAX_PIXELS}{_advice(data)}")
     return image
+
+
+def _advice(data: bytes) -> str:
+    """What to do about an image that is too large."""
+    is_tiff = data.startswith(TIFF)
+    return '; as a TIFF, predict labels it with rasterio: pip install -c requirements.txt ".[geo]"' if is_tiff else ""
 
 
 def _format_of_brand(data: bytes, name: str) -> str:

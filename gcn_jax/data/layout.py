@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from gcn_jax.data.builders.archives import Folder, is_junk
@@ -40,15 +40,19 @@ class Layout:
     by_folder: dict[str, list[str]]
 
 
-def find(root: pathlib.Path) -> Layout:
+def find(root: pathlib.Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Layout:
     """Looks into a folder.
+
+    Args:
+      root: the folder.
+      suffixes: of images; masks have those of photographs.
 
     Raises:
       UserError: naming the folder if it holds no images and masks, or the first image or mask that has no other half.
     """
     if not root.is_dir():
         raise UserError(f"config.data_dir={root}: no such folder")
-    bases = {"": folders} if (folders := _folders(root)) else _folders_below(root)
+    bases = {"": folders} if (folders := _folders(root, suffixes)) else _folders_below(root, suffixes)
     if not bases:
         missing = "masks/" if any((root / name).is_dir() for name in IMAGES) else "images/"
         raise UserError(
@@ -57,7 +61,7 @@ def find(root: pathlib.Path) -> Layout:
         )
     pairs = {}
     for base, folders in bases.items():
-        pairs.update(_pairs(root, base, *folders))
+        pairs.update(_pairs(root, base, *folders, suffixes))
     class_files = [
         path for base in dict.fromkeys(("", *bases)) for name in FILE_NAMES if (path := root / base / name).is_file()
     ]
@@ -69,13 +73,13 @@ def find(root: pathlib.Path) -> Layout:
     return Layout({name: pairs[name] for name in used}, class_files[0] if class_files else None, by_folder)
 
 
-def _folders(base: pathlib.Path) -> tuple[str, str] | None:
+def _folders(base: pathlib.Path, suffixes: Collection[str]) -> tuple[str, str] | None:
     """The folders of images and of masks in a folder; "" for both if masks lie beside images; None if neither."""
     images = next((name for name in IMAGES if (base / name).is_dir()), "")
     masks = next((name for name in MASKS if _holds_images(base / name)), "")
     if images and masks:
         return images, masks
-    stems = {path.stem for path in base.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    stems = {path.stem for path in base.iterdir() if path.suffix.lower() in suffixes}
     return ("", "") if any(stem + ending in stems for stem in stems for ending in ENDINGS[1:]) else None
 
 
@@ -84,18 +88,21 @@ def _holds_images(folder: pathlib.Path) -> bool:
     return folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
 
 
-def _folders_below(root: pathlib.Path) -> dict[str, tuple[str, str]]:
+def _folders_below(root: pathlib.Path, suffixes: Collection[str]) -> dict[str, tuple[str, str]]:
     tops = sorted(path for path in root.iterdir() if path.is_dir() and not is_junk(path.name))
-    return {top.name: folders for top in tops if (folders := _folders(top))}
+    return {top.name: folders for top in tops if (folders := _folders(top, suffixes))}
 
 
-def _pairs(root: pathlib.Path, base: str, images_in: str, masks_in: str) -> dict[str, tuple[str, str]]:
-    images, masks = _by_name(root, base, images_in), _by_name(root, base, masks_in)
+def _pairs(
+    root: pathlib.Path, base: str, images_in: str, masks_in: str, suffixes: Collection[str]
+) -> dict[str, tuple[str, str]]:
+    images, masks = _by_name(root, base, images_in, suffixes), _by_name(root, base, masks_in, IMAGE_SUFFIXES)
     if not images_in:
         masks = {name: path for name, path in masks.items() if any(_is_mask_of(name, e, images) for e in ENDINGS[1:])}
         images = {name: path for name, path in images.items() if name not in masks}
     if not images:
-        raise UserError(f"{root / base / images_in}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        way = "; .npy is read with config.data.channels=1, 2, ..." if suffixes == IMAGE_SUFFIXES else ""
+        raise UserError(f"{root / base / images_in}: holds no image ({', '.join(suffixes)}){way}")
     endings = (ending for ending in ENDINGS if masks and all(_is_mask_of(name, ending, images) for name in masks))
     ending = next(endings, "")
     masks = {name.removesuffix(ending): path for name, path in masks.items()}
@@ -112,12 +119,12 @@ def _is_mask_of(name: str, ending: str, images: dict[str, str]) -> bool:
     return name.endswith(ending) and name.removesuffix(ending) in images
 
 
-def _by_name(root: pathlib.Path, base: str, folder: str) -> dict[str, str]:
+def _by_name(root: pathlib.Path, base: str, folder: str, suffixes: Collection[str]) -> dict[str, str]:
     """The paths of images, relative to the root, by their names; of a base itself without the folders below it."""
     top = pathlib.PurePosixPath(base, folder)
     found: dict[str, str] = {}
     for path in map(pathlib.PurePosixPath, Folder(root).names("" if str(top) == "." else str(top))):
-        if path.suffix.lower() in IMAGE_SUFFIXES and (folder or path.parent == top):
+        if path.suffix.lower() in suffixes and (folder or path.parent == top):
             name = printable(path.relative_to(top).with_suffix("").as_posix())
             if name in found:
                 raise UserError(f"{root / path}: {found[name]} has the same name; rename or remove one")

@@ -29,7 +29,8 @@ def mix(kind: str, first: Placed, second: Placed, size: int, mean: Sequence[floa
       A sample of size x size, padded, with the first one's id.
     """
     (sample, corner), (other, (top, left)) = first, second
-    image, label = np.empty((size, size, 3), np.uint8), np.empty((size, size), np.uint8)
+    image = np.empty((size, size, sample["image"].shape[2]), sample["image"].dtype)
+    label = np.empty((size, size), np.uint8)
     place(image, sample["image"], mean, corner)
     place(label, sample["label"], VOID, corner)
     part: Any = _rectangle(other, rng) if kind == "cutmix" else _classes(other, rng)

@@ -1,11 +1,13 @@
 """What the user's own folders have in common, of masks or of annotations: they become sources in one way."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from gcn_jax.console import say
+from gcn_jax.data import band_statistics
 from gcn_jax.data.legend import Legend
 from gcn_jax.data.samples import Sample
 
@@ -22,12 +24,17 @@ class OwnSurvey(Protocol):
     @property
     def white(self) -> int: ...
 
+    @property
+    def bands(self) -> band_statistics.Found: ...
+
 
 class OwnFolder(Protocol):
     """The files of a folder; see `gcn_jax.data.folder.LabelledFolder`.
 
     What `read_classes` returns is the folder's own way to go from what its files hold to the labels of the classes.
     """
+
+    root: pathlib.Path
 
     @property
     def name(self) -> str: ...
@@ -69,14 +76,16 @@ class FolderSource:
       legend: the classes.
       exif: "apply" or "ignore": whether the orientation counts for photographs whose masks fit both ways.
       white: as in `decode_image`; 0: what the folder holds.
+      depth: the kind of values that bands must have; "": any.
     """
 
-    def __init__(self, folder: OwnFolder, split: str, legend: Legend, exif: str, white: int):
+    def __init__(self, folder: OwnFolder, split: str, legend: Legend, exif: str, white: int, depth: str = ""):
         self._folder, self._split, self._legend = folder, split, legend
         self._meaning = folder.read_classes(legend)
         self._pixels = folder.pixels(split, legend, self._meaning)
         self.image_ids: Sequence[str] = folder.splits[split]
         survey = folder.survey
+        self.depth = band_statistics.kind_of(survey.bands, str(folder.root), depth) if survey.bands else "uint8"
         self._white = white or survey.white
         self._unturned = set(survey.stored) | (set(survey.either) if exif == "ignore" else set())
         self._tell(split, exif)
@@ -96,6 +105,10 @@ class FolderSource:
 
     def class_presence(self) -> np.ndarray:
         return self._folder.class_presence(self._split, self._legend, self._meaning)
+
+    def band_moments(self) -> band_statistics.Moments:
+        """Those of the split's images, which have bands."""
+        return band_statistics.moments_of(self._folder.survey.bands, self._split)
 
     def __len__(self) -> int:
         return len(self.image_ids)

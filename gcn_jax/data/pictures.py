@@ -4,23 +4,43 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gcn_jax.data import lettering
+from gcn_jax.data.band_transforms import is_rgb
 from gcn_jax.data.specs import VOID, DatasetSpec
 
 MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
 _LEAST_HEIGHT = 192  # pixels; lower pictures are enlarged
 
 
+def visible(image: np.ndarray) -> np.ndarray:
+    """An image as people can see it, uint8 [H, W, 3].
+
+    RGB stays as it is. Of bands that are not three of 8 bits the first three are shown, or the first alone if there are
+    fewer; each stretched so that the middle 96 % of its values reach from black to white.
+    """
+    if is_rgb(image):
+        return image
+    shown = np.empty((*image.shape[:2], 3), np.uint8)
+    for i in range(3):
+        band = image[..., i if image.shape[2] >= 3 else 0].astype(np.float32)
+        values = band[np.isfinite(band)]
+        low, high = np.percentile(values, (2, 98)) if values.size else (0, 0)
+        scaled = (np.where(np.isfinite(band), band, low) - low) * (255 / (high - low) if high > low else 1)
+        shown[..., i] = np.rint(scaled.clip(0, 255))
+    return shown
+
+
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Mixes an image, half and half, with the colours of its classes; pixels of class 0 and void stay as they are.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: [H, W, C], drawn as `visible` draws it.
       label: uint8 [H, W].
       palette: uint8 [256, 3].
 
     Returns:
       uint8 [H, W, 3].
     """
+    image = visible(image)
     is_tinted = (label != 0) & (label != VOID)
     blended = (image.astype(np.uint16) + palette[label]) // 2
     return np.where(is_tinted[..., None], blended, image).astype(np.uint8)
@@ -30,7 +50,7 @@ def triptych(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palet
     """An image, its truth and its prediction side by side, enlarged if they are small.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: [H, W, C], drawn as `visible` draws it.
       label: uint8 [H, W], the truth. Where it is void, the prediction is drawn as void, too.
       prediction: uint8 [H, W].
       palette: uint8 [256, 3].
@@ -39,7 +59,7 @@ def triptych(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palet
       uint8 [H', 3 W', 3].
     """
     prediction = np.where(label == VOID, VOID, prediction)
-    picture = np.concatenate([image, palette[label], palette[prediction]], axis=1)
+    picture = np.concatenate([visible(image), palette[label], palette[prediction]], axis=1)
     factor = -(-_LEAST_HEIGHT // len(picture))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -57,7 +77,7 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
     Below them is a legend of the classes that occur. Where no font has a name's letters, its number is written.
 
     Args:
-      images: uint8 [N, H, W, 3].
+      images: [N, H, W, C], drawn as `visible` draws them.
       labels: uint8 [N, H, W].
       names: the N images' names.
       spec: gives the classes' names and colours.
@@ -78,7 +98,7 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
     legend_top = gap + rows * cell_height
     sheet = Image.new("RGB", (width, legend_top + -(-len(values) // per_line) * line + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, (image, label, name) in enumerate(zip(images, labels, names, strict=True)):
+    for i, (image, label, name) in enumerate(zip(map(visible, images), labels, names, strict=True)):
         left, top = gap + i % columns * (cell_width + gap), gap + i // columns * cell_height
         lettering.write(draw, (left, top), name, cell_width - gap, f"image {i + 1}", keeps_end=True)
         mask = palette[label].astype(np.uint16)

@@ -1,6 +1,7 @@
 """What all data sets have in common: samples, and random access to them.
 
-A sample is ``{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "image_id": str}``.
+A sample is ``{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "image_id": str}``; of bands that are not RGB the
+image is [H, W, C] of uint8, uint16 or float32.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ class Sample(TypedDict):
     """One image and its truth.
 
     Attributes:
-      image: uint8 [H, W, 3], RGB.
+      image: uint8 [H, W, 3], RGB; or bands.
       label: uint8 [H, W], class ids; 255 is void.
       image_id: the image's name, unique in its data set.
     """

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gcn_jax.console import say
-from gcn_jax.data import shapes
+from gcn_jax.data import bands, shapes
+from gcn_jax.data.band_statistics import Moments
 from gcn_jax.data.builders.base import SegmentationBuilder
 from gcn_jax.data.builders.cityscapes import Cityscapes
 from gcn_jax.data.builders.coco import CocoVoc
@@ -32,6 +33,7 @@ from gcn_jax.errors import UserError
 
 BUILDERS: dict[str, type[SegmentationBuilder]] = {b.name: b for b in (VocSegmentation, Sbd, CocoVoc, Cityscapes)}
 FOLDERS: dict[str, Callable[..., OwnFolder]] = {LabelledFolder.name: LabelledFolder, CocoFolder.name: CocoFolder}
+_FOLDERS = " and ".join(FOLDERS)
 # The splits of each data set.
 KNOWN: dict[str, tuple[str, ...]] = {
     "shapes": tuple(shapes.SPLIT_SIZES),
@@ -56,6 +58,8 @@ class Datasets:
       exif: "apply" or "ignore": whether a photograph's EXIF orientation counts where its mask fits both ways.
       white: the value of white in images of more than 8 bits; 0: what the files state or hold.
       rare_share: the share of training's images that are drawn by the classes they hold, see `gcn_jax.data.sampling`.
+      channels: "RGB", "BGR", or the bands to read from the user's own folder, see `gcn_jax.data.bands`.
+      depth: the kind of values that bands must have; "": any.
     """
 
     train: str
@@ -69,6 +73,13 @@ class Datasets:
     exif: str = "apply"
     white: int = 0
     rare_share: float = 0.0
+    channels: str = "RGB"
+    depth: str = ""
+
+    @property
+    def bands(self) -> bands.Bands:
+        """The bands to read; (): the images are photographs."""
+        return bands.parse(self.channels)
 
 
 class Part(NamedTuple):
@@ -142,18 +153,19 @@ def uses_folder(data: Datasets) -> str:
 
 def open_folder(data: Datasets, name: str = "") -> OwnFolder:
     """Opens the user's own folder, `uses_folder` or another; raises `UserError` if it does not hold what it should."""
-    return FOLDERS[name or uses_folder(data)](data.data_dir, data.cache_dir, data.seed, data.held_out)
+    return FOLDERS[name or uses_folder(data)](data.data_dir, data.cache_dir, data.seed, data.held_out, data.bands)
 
 
 def open_part(name: str, split: str, data: Datasets) -> Split:
     """Opens one split of a data set; prepares its records first if that has not been done."""
+    if data.bands and name not in FOLDERS:
+        raise UserError(f"config.data.channels={data.channels}: {name} holds RGB; bands are read from {_FOLDERS} alone")
     if name == "shapes":
         return ShapesSource(split)
     if name in FOLDERS:
         own = open_folder(data, name)
-        return FolderSource(
-            own, split, dataclasses.replace(_legend(data), origin=own.class_file), data.exif, data.white
-        )
+        legend = dataclasses.replace(_legend(data), origin=own.class_file)
+        return FolderSource(own, split, legend, data.exif, data.white, data.depth)
     builder = BUILDERS[name](split, data.data_dir, data.cache_dir)
     builder.prepare()
     return RecordSource(builder)
@@ -201,6 +213,16 @@ def trained_pixels(data: Datasets, splits: Mapping[str, Split]) -> np.ndarray:
     """The number of pixels of each label value in the splits that are added up to train on, int64 [256]."""
     parts = [part for part in parse("train", data) if not part.is_removed]
     return _pixels([(part, splits[f"{part.name}/{part.split}"]) for part in parts])
+
+
+def trained_bands(data: Datasets, splits: Mapping[str, Split]) -> tuple[Moments, str]:
+    """Mean and standard deviation of the bands that are trained on, and the kind of their values."""
+    names = [f"{part.name}/{part.split}" for part in parse("train", data) if not part.is_removed]
+    first, *others = (split for name in names if isinstance(split := splits[name], FolderSource))
+    moments = first.band_moments()
+    for split in others:
+        moments = moments.merge(split.band_moments())
+    return moments, first.depth
 
 
 def _check_classes(key: str, data: Datasets, parts: Sequence[tuple[Part, Split]]) -> None:

@@ -1,7 +1,7 @@
-"""Transforms of an image and its label together, by NumPy and Pillow; everything stays uint8.
+"""Transforms of an image and its label together, by NumPy and Pillow; values keep their type.
 
-Images are [H, W, 3], labels [H, W]. Transforms return views where possible, so that pixels are copied only once, when
-`place` puts them into a batch.
+Images are RGB, uint8 [H, W, 3], or bands, [H, W, C] of uint8, uint16 or float32; labels are uint8 [H, W]. Transforms
+return views where possible, so that pixels are copied only once, when `place` puts them into a batch.
 """
 
 import functools
@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 from PIL import Image, ImageEnhance, ImageFilter
 
+from gcn_jax.data.band_transforms import blurred, each_band, is_rgb, jittered
 from gcn_jax.data.samples import Sample
 from gcn_jax.data.specs import VOID
 
@@ -44,9 +45,15 @@ def flip(sample: Sample, rng: np.random.Generator) -> Sample:
 def scale(sample: Sample, factor: float) -> Sample:
     """Resizes by a factor: images bilinearly with antialiasing, labels by nearest pixel."""
     height, width = _scaled(sample["label"].shape, factor)
-    image = Image.fromarray(sample["image"]).resize((width, height), Image.Resampling.BILINEAR)
     label = Image.fromarray(sample["label"]).resize((width, height), Image.Resampling.NEAREST)
-    return {**sample, "image": np.asarray(image), "label": np.asarray(label)}
+    return {**sample, "image": resize(sample["image"], height, width), "label": np.asarray(label)}
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image of RGB or bands bilinearly, with antialiasing; bands of whole numbers are rounded."""
+    if is_rgb(image):
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return each_band(image, lambda plane, _: plane.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _scaled(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
@@ -101,13 +108,13 @@ def turned(array: np.ndarray, turn: Turn, value: Sequence[float] | int, window: 
     """Enlarges and turns an image or a label; the result has the enlarged array's size.
 
     Args:
-      array: uint8 [H, W, 3], interpolated bilinearly, or [H, W], of which the nearest pixel is taken.
+      array: an image [H, W, C], interpolated bilinearly, or a label [H, W], of which the nearest pixel is taken.
       turn: how.
       value: a colour or a label for what lies outside of the array before.
       window: what is wanted of the result; None: all of it.
 
     Returns:
-      uint8 of the window's size.
+      The same of the window's size.
     """
     height, width = _scaled(array.shape, turn.zoom)
     rows, columns = window or (slice(0, height), slice(0, width))
@@ -118,9 +125,13 @@ def turned(array: np.ndarray, turn: Turn, value: Sequence[float] | int, window: 
     row = (sin, cos, sin * x + cos * y + array.shape[0] / 2)
     if array.strides[1] < 0:  # a mirrored image: its pixels are where they were before, which saves a copy
         array, column = array[:, ::-1], (-column[0], -column[1], array.shape[1] - column[2])
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    if array.ndim == 3 and not is_rgb(array):
+        way, fills = (size, Image.Transform.AFFINE, column + row, Image.Resampling.BILINEAR), np.array(value, float)
+        return each_band(array, lambda plane, band: plane.transform(*way, fillcolor=float(fills[band])))
     fill = np.rint(value).astype(int).tolist()
     image = Image.fromarray(array).transform(
-        (columns.stop - columns.start, rows.stop - rows.start),
+        size,
         Image.Transform.AFFINE,
         column + row,
         Image.Resampling.BILINEAR if array.ndim == 3 else Image.Resampling.NEAREST,
@@ -130,7 +141,12 @@ def turned(array: np.ndarray, turn: Turn, value: Sequence[float] | int, window: 
 
 
 def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
-    """Multiplies brightness, contrast and saturation, in random order, by factors in 1 - strength .. 1 + strength."""
+    """Multiplies brightness, contrast and saturation, in random order, by factors in 1 - strength .. 1 + strength.
+
+    Bands that are not RGB have no saturation; the contrast of each is about its own mean.
+    """
+    if not is_rgb(sample["image"]):
+        return {**sample, "image": jittered(sample["image"], *rng.uniform(1 - strength, 1 + strength, 2))}
     image = Image.fromarray(sample["image"])
     enhancers = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     for i in rng.permutation(len(enhancers)):
@@ -139,8 +155,11 @@ def color_jitter(sample: Sample, strength: float, rng: np.random.Generator) -> S
 
 
 def blur(sample: Sample, largest: float, rng: np.random.Generator) -> Sample:
-    """Blurs the image by a Gaussian, as Pillow approximates it, of a random sigma up to the largest, pixels."""
-    gaussian = ImageFilter.GaussianBlur(rng.uniform(0, largest))
+    """Blurs the image by a Gaussian, of RGB as Pillow approximates it, of a random sigma up to the largest, pixels."""
+    sigma = rng.uniform(0, largest)
+    if not is_rgb(sample["image"]):
+        return {**sample, "image": blurred(sample["image"], sigma)}
+    gaussian = ImageFilter.GaussianBlur(sigma)
     return {**sample, "image": np.asarray(Image.fromarray(sample["image"]).filter(gaussian))}
 
 
@@ -164,8 +183,8 @@ def place(
     """Copies an image or a label into a larger canvas and fills the rest of the canvas.
 
     Args:
-      canvas: uint8 [H, W, ...], changed in place.
-      array: uint8 [h, w, ...], at most as large as the canvas.
+      canvas: [H, W, ...], changed in place.
+      array: [h, w, ...], of the same type and at most as large as the canvas.
       value: a colour or a label that fills the rest. For images it is the mean colour, which normalisation turns to
         about 0.
       corner: the row and column of the canvas at which the array begins.
@@ -179,7 +198,7 @@ def place(
     else:
         inside[...] = array
     filler = np.empty_like(canvas[0])  # a whole row, since NumPy copies rows fast and single colours slowly
-    filler[...] = np.rint(value)
+    filler[...] = value if canvas.dtype.kind == "f" else np.rint(value)
     canvas[:top] = canvas[bottom:] = filler
     canvas[top:bottom, :left] = filler[:left]
     canvas[top:bottom, right:] = filler[right:]

@@ -103,7 +103,7 @@ class Labeller:
 
         Args:
           variables: of the model, on the mesh.
-          images: at most `batch_size` of uint8 [H, W, 3], RGB, of one canvas; one alone if it is None.
+          images: at most `batch_size` of uint8 [H, W, 3], RGB, or bands, of one canvas; one alone if it is None.
           wanted: which of `Maps` to compute.
           truths: the true labels of each image, uint8 [H, W], if the loss is wanted.
 
@@ -141,7 +141,7 @@ class Labeller:
         return refined
 
     def rows(self, variables: dict[str, PyTree], image: np.ndarray, wanted: tuple[str, ...]) -> Iterator[Maps]:
-        """The maps of an image, uint8 [H, W, 3], in parts from top to bottom: of one row of windows at a time."""
+        """The maps of an image, [H, W, channels], in parts from top to bottom: of one row of windows at a time."""
         if self.canvas(*image.shape[:2]) or self._crf:
             yield from self.start(variables, [image], wanted)()
         else:
@@ -149,7 +149,7 @@ class Labeller:
                 yield cut(maps, count, image.shape[1])
 
     def probabilities(self, variables: dict[str, PyTree], image: np.ndarray) -> np.ndarray:
-        """The probability of each class: uint8 [H, W, 3] RGB -> float32 [H, W, num_classes]."""
+        """The probability of each class: uint8 [H, W, 3] RGB, or bands -> float32 [H, W, num_classes]."""
         return self.start(variables, [image], ("probabilities",))()[0]["probabilities"]
 
     def inputs(self, image: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -187,17 +187,17 @@ class Labeller:
     # The views of a batch: pure functions, which are jitted above.
 
     def _average_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
-        """uint8 [B, H, W, 3] -> float32 [B, H, W, C]: mean of all views' probabilities."""
+        """uint8 [B, H, W, 3], or bands -> float32 [B, H, W, C]: mean of all views' probabilities."""
         scales, is_mirrored = self._protocol.scales, self._protocol.flip
         images = normalize(images, self._preprocessing)
-        batch, height, width, _ = images.shape
+        batch, height, width, channels = images.shape
         total: Any = 0.0
         for scale in scales:
             view = jnp.concatenate([images, images[:, :, ::-1]]) if is_mirrored else images
             shape = (height, width)
             if scale != 1:
                 shape = (self._divisible(round(height * scale)), self._divisible(round(width * scale)))
-            view = jax.image.resize(view, (len(view), *shape, 3), "linear")
+            view = jax.image.resize(view, (len(view), *shape, channels), "linear")
             logits: Any = self._model.apply(variables, view, train=False)
             logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
             probabilities = self._softmax(logits)
@@ -209,7 +209,7 @@ class Labeller:
     def _map_views(
         self, variables: dict[str, PyTree], images: jax.Array, wanted: tuple[str, ...], truth: jax.Array | None
     ) -> Maps:
-        """uint8 [B, H, W, 3] and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]."""
+        """uint8 [B, H, W, 3], or bands, and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]."""
         if tuple(self._protocol.scales) == (1.0,) and not self._protocol.flip:
             scores: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
             return measured(jnp, scores, self._softmax(scores), wanted, truth)  # labels need no probabilities
@@ -267,7 +267,7 @@ class Labeller:
     def _add_windows(
         self, variables: dict[str, PyTree], total: jax.Array, images: jax.Array, lefts: jax.Array, is_used: jax.Array
     ) -> jax.Array:
-        """Adds the weighted probabilities of windows, uint8 [B, S, S, 3], to the sum of their row, [S, W, C]."""
+        """Adds the weighted probabilities of windows, [B, S, S, 3], to the sum of their row, [S, W, C]."""
         side = images.shape[1]
         tent = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5).astype(np.float32) / side
         weighted = self._average_views(variables, images) * (tent[:, None] * tent)[None, :, :, None]

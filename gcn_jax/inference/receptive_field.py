@@ -17,12 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from gcn_jax.config.settings import Protocol
 from gcn_jax.console import bar
 from gcn_jax.data.samples import Source
-from gcn_jax.data.transforms import place
+from gcn_jax.data.transforms import place, resize
 from gcn_jax.inference.segmenter import Segmenter
 from gcn_jax.models import GCN
 from gcn_jax.models.backbones.resnet import STRIDE
@@ -39,7 +38,7 @@ Gradient = Callable[[dict[str, PyTree], np.ndarray, int, int], jax.Array]
 def make_gradient(model: GCN, preprocessing: Preprocessing) -> Gradient:
     """Returns the jitted function ``(variables, image, row, column) -> field`` of one image and output pixel.
 
-    The image is uint8 [H, W, 3]; the field float32 [H, W], with respect to the normalised image.
+    The image is uint8 [H, W, 3], or bands; the field float32 [H, W], with respect to the normalised image.
     """
 
     def gradient(variables: dict[str, PyTree], image: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
@@ -63,18 +62,18 @@ def canvas_of(image: np.ndarray, fractions: Sequence[float], side: int, mean: Se
     """An image's part of a square canvas on which its pixel at these fractions is at the same fractions.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: uint8 [H, W, 3], or bands.
       fractions: of height and width, 0..1.
       side: of the canvas.
       mean: the colour of what the image does not cover.
 
     Returns:
-      uint8 [side, side, 3].
+      The same of [side, side, C].
     """
     ours, theirs = pixel_at(fractions, side, side), pixel_at(fractions, *image.shape[:2])
     top, left = (a - b for a, b in zip(ours, theirs, strict=True))
     part = image[max(-top, 0) :, max(-left, 0) :][:side, :side]
-    canvas = np.empty((side, side, 3), np.uint8)
+    canvas = np.empty((side, side, image.shape[2]), image.dtype)
     place(canvas, part, mean, (max(top, 0), max(left, 0)))
     return canvas
 
@@ -112,7 +111,7 @@ def mean_fields(segmenter: Segmenter, source: Source, places: Sequence[int], pix
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:
     height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return resize(image, height, width)
 
 
 def measure(field: np.ndarray, row: int, column: int) -> dict[str, Any]:

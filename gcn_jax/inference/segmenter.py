@@ -50,7 +50,8 @@ class Segmenter:
         """The class id of each pixel.
 
         Args:
-          image: uint8 [H, W, 3], RGB, of any size.
+          image: uint8 [H, W, 3], RGB, of any size; or [H, W, bands] of the type that the model was trained on, its
+            ``preprocessing.dtype``.
 
         Returns:
           uint8 [H, W].
@@ -58,11 +59,11 @@ class Segmenter:
         Raises:
           ValueError: if the image has another type or shape.
         """
-        return self._labeller.start(self.variables, [_checked(image)])()[0]["labels"]
+        return self._labeller.start(self.variables, [self._checked(image)])()[0]["labels"]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """The probability of each class at each pixel: as `predict`, but float32 [H, W, num_classes]."""
-        return self._labeller.probabilities(self.variables, _checked(image))
+        return self._labeller.probabilities(self.variables, self._checked(image))
 
     def rows(self, image: np.ndarray, wanted: tuple[str, ...]) -> Iterator[Maps]:
         """Several maps of one pass, in parts from top to bottom, so that those of a large image need not fit in memory.
@@ -72,13 +73,13 @@ class Segmenter:
           wanted: of "labels", uint8 [h, W]; "probabilities", float32 [h, W, num_classes]; "confidence", the largest of
             these, and "entropy", theirs as a fraction of the largest possible, both float32 [h, W].
         """
-        return self._labeller.rows(self.variables, _checked(image), wanted)
+        return self._labeller.rows(self.variables, self._checked(image), wanted)
 
-
-def _checked(image: np.ndarray) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(f"image must be uint8 [H, W, 3]. Got {image.dtype} {image.shape}")
-    return image
+    def _checked(self, image: np.ndarray) -> np.ndarray:
+        dtype, channels = self.preprocessing.dtype, self.model.channels
+        if image.dtype != dtype or image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
+            raise ValueError(f"image must be {dtype} [H, W, {channels}]. Got {image.dtype} {image.shape}")
+        return image
 
 
 def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) -> Segmenter:

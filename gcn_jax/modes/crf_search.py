@@ -18,6 +18,7 @@ from gcn_jax.checkpoints import temperature
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
+from gcn_jax.data import bands
 from gcn_jax.data.samples import Selection, Source
 from gcn_jax.data.sources import open_source
 from gcn_jax.data.specs import VOID
@@ -72,6 +73,8 @@ def _predictions(segmenter: Segmenter, image: np.ndarray, texts: list[str]) -> I
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Searches; prints a table, and writes ``crf_search.json`` to the workdir."""
+    if bands.parse(config.data.channels):
+        raise UserError(f"config.data.channels={config.data.channels}: the CRF needs colours; it has no use for bands")
     make_workdir(workdir)
     texts = combinations(config.crf_search)
     step, variables = load_trained(workdir, config.eval.checkpoint)

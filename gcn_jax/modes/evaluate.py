@@ -14,6 +14,7 @@ from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import say
+from gcn_jax.data.pictures import visible
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import open_source
 from gcn_jax.evaluation.evaluator import Evaluation, Evaluator
@@ -96,5 +97,6 @@ def examples(evaluation: Evaluation, source: Source) -> list[Example]:
     for place in sorted(ranks, key=ranked.index):
         image, sample = images[place], source[place]
         prediction = np.frombuffer(zlib.decompress(image.packed), np.uint8).reshape(sample["label"].shape)
-        chosen.append(Example(image.image_id, ranks[place], image.miou, sample["image"], sample["label"], prediction))
+        shown = visible(sample["image"])
+        chosen.append(Example(image.image_id, ranks[place], image.miou, shown, sample["label"], prediction))
     return chosen

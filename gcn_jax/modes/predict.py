@@ -7,7 +7,7 @@ import itertools
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,9 @@ from gcn_jax.checkpoints import temperature
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
-from gcn_jax.data import outputs, submissions
+from gcn_jax.data import bands, outputs, submissions
 from gcn_jax.data.builders.archives import is_junk
 from gcn_jax.data.coco_writer import annotations_file
-from gcn_jax.data.image_files import IMAGE_SUFFIXES
-from gcn_jax.data.images import read_image
 from gcn_jax.data.pictures import MAX_JPEG_SIDE, overlay, save_picture
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import KNOWN, Datasets, open_part
@@ -36,7 +34,7 @@ from gcn_jax.inference.segmenter import Segmenter, make_segmenter
 
 @dataclass(frozen=True)
 class Input:
-    """An image to label: the name of its outputs, how to read it (as `read_image` does), and its file if it has one."""
+    """An image to label: the name of its outputs, how to read it (as `bands.read` does), and its file if it has one."""
 
     stem: str
     read: Callable[[], tuple[np.ndarray, int]]
@@ -58,7 +56,7 @@ def find_inputs(pattern: str, data: Datasets) -> list[Input]:
         suffix = "_leftImg8bit" if name == "cityscapes" else ""
         return [Input(f"{image_id}{suffix}", partial(_image, source, i)) for i, image_id in enumerate(source.image_ids)]
     try:
-        images, skipped = _find(path)
+        images, skipped = _find(path, bands.suffixes(data.bands))
     except OSError as error:
         raise UserError(f"--input={pattern}: cannot be read ({error.strerror})") from error
     if not images:
@@ -68,18 +66,25 @@ def find_inputs(pattern: str, data: Datasets) -> list[Input]:
         )
     if skipped:
         say(skipped)
-    return [Input(image.stem, partial(read_image, image, data.white), image) for image in images]
+    return [Input(image.stem, partial(_read, image, data), image) for image in images]
+
+
+def _read(path: pathlib.Path, data: Datasets) -> tuple[np.ndarray, int]:
+    """What `bands.read` returns; raises `UserError` for bands of another kind than the model's, too."""
+    image, white = bands.read(path, data.bands, data.white)
+    bands.check_kind(image, data.depth, str(path))
+    return image, white
 
 
 def _image(source: Source, index: int) -> tuple[np.ndarray, int]:
     return source[index]["image"], 0
 
 
-def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], str]:
+def _find(path: pathlib.Path, known: Collection[str]) -> tuple[list[pathlib.Path], str]:
     """The images of a file, a folder or a glob, sorted, and a line of what is skipped."""
     if path.is_file():
         return [path], ""
-    suffixes = set(IMAGE_SUFFIXES)
+    suffixes = set(known)
     if path.is_dir():
         root, found = path, list(path.iterdir())
     else:

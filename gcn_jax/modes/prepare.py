@@ -13,13 +13,14 @@ from gcn_jax.data.pictures import contact_sheet, save_picture
 from gcn_jax.data.sources import open_sources, open_splits, spec_from
 from gcn_jax.data.specs import VOID, DatasetSpec
 from gcn_jax.files import RunFile, make_workdir, written_whole
+from gcn_jax.modes.run_images import measure_bands
 from gcn_jax.tables import table
 
 _NUM_SAMPLES = 12
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Prepares the data of training and evaluation, prints their counts, writes ``contact_sheet.png``.
+    """Prepares the data of training and evaluation, prints counts and bands' statistics, writes ``contact_sheet.png``.
 
     Raises:
       UserError: naming the first missing or bad file.
@@ -33,6 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     say(f"training: {len(train)} images of {config.data.train}")
     say(f"evaluation: {len(evaluation)} images of {config.data.eval}")
 
+    measure_bands(config, splits)
     augmentation, reading = settings.augmentation(config), settings.reading(config)
     drawn = TrainBatches(
         train,

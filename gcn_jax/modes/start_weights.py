@@ -57,7 +57,7 @@ def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree
     source = _init_from(config)
     if source.is_file() and not is_model_file(source):
         try:
-            variables, report = read_backbone(variables, source)
+            variables, report = read_backbone(variables, source, config.init_stem)
         except ValueError as error:
             raise UserError(f"config.init_from={error}") from error
         for line in report.lines():
