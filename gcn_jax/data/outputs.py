@@ -23,6 +23,7 @@ _OUTPUTS: dict[str, tuple[str, tuple[str, ...]]] = {
 FORM = f"one or more of {', '.join(_OUTPUTS)}, with commas"
 GREY = ("confidence", "entropy")
 ANNOTATIONS = "annotations.json"  # of polygons
+OF_IMAGES = ("probabilities", "polygons")  # not of rasters
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -33,9 +34,10 @@ def parse(text: str) -> tuple[str, ...]:
     return names
 
 
-def endings(names: Sequence[str]) -> dict[str, str]:
-    """What a file's name ends with, by output, for those that have a file for each image."""
-    return {name: _OUTPUTS[name][0] for name in names if _OUTPUTS[name][0]}
+def endings(names: Sequence[str], of_raster: bool = False) -> dict[str, str]:
+    """What a file's name ends with, by output, for those that have a file for each image; PNGs of rasters are TIFFs."""
+    ends = {name: _OUTPUTS[name][0] for name in names if _OUTPUTS[name][0]}
+    return {name: end.replace(".png", ".tif") if of_raster else end for name, end in ends.items()}
 
 
 def maps(names: Sequence[str]) -> tuple[str, ...]:
@@ -43,11 +45,15 @@ def maps(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({needed for name in names for needed in _OUTPUTS[name][1]}))
 
 
+def levels(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values in 0..1, float32 [H, W], as whole numbers of 8 or 16 bits: 1 is the largest."""
+    return np.rint(np.clip(values, 0, 1) * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
 def encode_grey(values: np.ndarray, bits: int) -> bytes:
     """Encodes values in 0..1, float32 [H, W], as a grey PNG of 8 or 16 bits: 1 is white."""
-    levels = np.rint(np.clip(values, 0, 1) * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
     buffer = io.BytesIO()
-    Image.fromarray(levels).save(buffer, "PNG")
+    Image.fromarray(levels(values, bits)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -39,6 +39,7 @@ WHOLE = 2048
 WINDOW = 1024
 
 Shape = tuple[int, int]
+Grid = tuple[int, np.ndarray, np.ndarray]  # of windows: their side, tops and lefts
 
 
 class Labeller:
@@ -157,7 +158,7 @@ class Labeller:
         shape = self.canvas(*label.shape)
         tops, lefts = np.zeros((2, 1), np.int32)
         if shape is None:
-            side, tops, lefts = self._grid(*label.shape)
+            side, tops, lefts = self.grid(*label.shape)
             shape = side, side
         height, width = (max(pair) for pair in zip(shape, label.shape, strict=True))
         image = pad(image, height, width, self._preprocessing.mean)
@@ -234,12 +235,22 @@ class Labeller:
         weighted by a tent that falls to its borders, where the network sees least of the surroundings. Rows that the
         next row of windows does not reach are final.
         """
-        side, tops, lefts = self._grid(*image.shape[:2])
+        side = (grid := self.grid(*image.shape[:2]))[0]
         height = image.shape[0]
         image = pad(image, max(image.shape[0], side), max(image.shape[1], side), self._preprocessing.mean)
         columns = math.ceil(image.shape[1] / side) * side  # few widths, so that few programs are compiled
         if truth is not None:
             truth = pad(truth, len(image), columns, VOID)
+        yield from self.window_rows(variables, image, grid, (height, columns), wanted, truth)
+
+    def window_rows(
+        self, variables: dict[str, PyTree], image: Any, grid: Grid, shape: Shape, wanted: tuple[str, ...], truth: Any
+    ) -> Iterator[tuple[Maps, int]]:
+        """What `_windows` yields, of rows and columns in a given shape.
+
+        The image is an array, or is read where it is indexed; it is as large as a window or larger.
+        """
+        (side, tops, lefts), (height, columns) = grid, shape
         zeros = np.zeros((side, columns, self._model.num_classes), np.float32)
         total = jax.device_put(zeros, replicated(self.mesh) if self.mesh else None)
         for top, following in zip(tops, [*tops[1:], height], strict=True):
@@ -248,12 +259,14 @@ class Labeller:
                 is_used = np.arange(self.batch_size) < len(some)
                 some = np.pad(some, (0, self.batch_size - len(some)))
                 batch = np.stack([image[top : top + side, left : left + side] for left in some])
+                if not isinstance(image, np.ndarray):  # else windows that wait for the device would fill the memory
+                    total.block_until_ready()
                 total = self._add(variables, total, self._put(batch), some, is_used)
             known = None if truth is None else truth[top : top + side]
             maps, total = self._take(total, np.int32(following - top), wanted, known)
             yield maps, following - top
 
-    def _grid(self, height: int, width: int) -> tuple[int, np.ndarray, np.ndarray]:
+    def grid(self, height: int, width: int) -> Grid:
         """Side, tops and lefts of the windows of an image: evenly spaced, at most a stride apart, over all of it."""
         side = self._protocol.window or self._divisible(WINDOW)
         stride = self._protocol.window_stride(side)

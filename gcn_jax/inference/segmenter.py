@@ -17,7 +17,9 @@ from gcn_jax.config.settings import Protocol
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.files import check_is_local
+from gcn_jax.inference import large_images
 from gcn_jax.inference.labeller import Labeller
+from gcn_jax.inference.large_images import LargeImage, Needs
 from gcn_jax.inference.maps import Maps
 from gcn_jax.models import GCN
 from gcn_jax.models.preprocessing import Preprocessing, PyTree
@@ -74,6 +76,11 @@ class Segmenter:
             these, and "entropy", theirs as a fraction of the largest possible, both float32 [h, W].
         """
         return self._labeller.rows(self.variables, self._checked(image), wanted)
+
+    def rows_of_large(self, image: LargeImage, wanted: tuple[str, ...]) -> Iterator[tuple[int, int, Maps]]:
+        """As `rows`, of an image that is read window by window; see `gcn_jax.inference.large_images.rows`."""
+        needs = Needs(self.model.num_classes, self.preprocessing.mean, self.protocol.crf)
+        return large_images.rows(self._labeller, self.variables, image, wanted, needs)
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         dtype, channels = self.preprocessing.dtype, self.model.channels

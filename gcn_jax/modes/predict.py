@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from gcn_jax.checkpoints import temperature
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
-from gcn_jax.data import bands, outputs, submissions
+from gcn_jax.data import bands, outputs, rasters, submissions
 from gcn_jax.data.builders.archives import is_junk
 from gcn_jax.data.coco_writer import annotations_file
 from gcn_jax.data.pictures import MAX_JPEG_SIDE, overlay, save_picture
@@ -30,15 +30,22 @@ from gcn_jax.errors import UserError
 from gcn_jax.files import make_folder, write_bytes, written_whole
 from gcn_jax.inference.maps import Maps, stacked
 from gcn_jax.inference.segmenter import Segmenter, make_segmenter
+from gcn_jax.modes.predict_rasters import PREVIEW, check_outputs, label_raster
+
+_PREVIEW = f"no side of an overlay is above {PREVIEW} pixels"
 
 
 @dataclass(frozen=True)
 class Input:
-    """An image to label: the name of its outputs, how to read it (as `bands.read` does), and its file if it has one."""
+    """An image to label: the name of its outputs, how to read it (as `bands.read` does), and its file if it has one.
+
+    A raster keeps its georeference, and is read in windows: see `rasters.is_raster`.
+    """
 
     stem: str
     read: Callable[[], tuple[np.ndarray, int]]
     path: pathlib.Path | None = None
+    is_raster: bool = False
 
 
 def find_inputs(pattern: str, data: Datasets) -> list[Input]:
@@ -66,7 +73,9 @@ def find_inputs(pattern: str, data: Datasets) -> list[Input]:
         )
     if skipped:
         say(skipped)
-    return [Input(image.stem, partial(_read, image, data), image) for image in images]
+    if lost := [image for image in images if rasters.loses_georeference(image)]:
+        say(f"{lost[0]}: its georeference is not kept, in {len(lost)} of the images; to keep it: {rasters.HINT}")
+    return [Input(image.stem, partial(_read, image, data), image, rasters.is_raster(image)) for image in images]
 
 
 def _read(path: pathlib.Path, data: Datasets) -> tuple[np.ndarray, int]:
@@ -125,8 +134,11 @@ def plan_outputs(
       UserError: if two images would share an output, or one would overwrite an image or lie elsewhere.
     """
     masks = submissions.mask_folder(form, folder)
-    endings = outputs.endings(names if form == "masks" else ["mask"])
-    planned = [{name: masks / f"{item.stem}{end}" for name, end in endings.items()} for item in inputs]
+    wanted = names if form == "masks" else ["mask"]
+    planned = [
+        {name: masks / f"{item.stem}{end}" for name, end in outputs.endings(wanted, item.is_raster).items()}
+        for item in inputs
+    ]
     images = {item.path.resolve() for item in inputs if item.path}
     owner: dict[pathlib.Path, Input] = {}
 
@@ -142,7 +154,7 @@ def plan_outputs(
         for path in paths.values():
             claim(path, item)
             owner[path] = item
-    if "overlay" in endings:
+    if "overlay" in wanted:
         for item, paths in zip(inputs, planned, strict=True):
             path = _as_png(paths["overlay"])
             if (path in owner or path.resolve() in images) and _is_beyond_jpeg(item):
@@ -170,7 +182,7 @@ def _as_png(overlay_path: pathlib.Path) -> pathlib.Path:
 
 def _is_beyond_jpeg(item: Input) -> bool:
     try:
-        return max(item.read()[0].shape) > MAX_JPEG_SIDE
+        return not item.is_raster and max(item.read()[0].shape) > MAX_JPEG_SIDE
     except UserError:  # of which the end tells
         return False
 
@@ -208,6 +220,24 @@ def _write(config: ml_collections.ConfigDict, spec: DatasetSpec, maps: Maps, pat
             write_bytes(paths[name], outputs.encode_grey(maps[name], config.predict.bits))
 
 
+def _label(
+    config: ml_collections.ConfigDict,
+    trained: Segmenter,
+    item: Input,
+    paths: dict[str, pathlib.Path],
+    annotate: Callable[[str, np.ndarray, np.ndarray], object] | None,
+) -> tuple[np.ndarray | None, int]:
+    """Labels an image and writes its outputs but the overlay: returns that if it is wanted, and the image's white."""
+    if item.path and item.is_raster:
+        return label_raster(trained, item.path, settings.datasets(config), paths, config.predict.bits)
+    image, white = item.read()
+    maps = _apply(trained, image, outputs.parse(config.predict.outputs), paths)
+    _write(config, trained.spec, maps, paths)
+    if annotate and item.path:
+        annotate(item.path.name, maps["labels"], maps["confidence"])
+    return overlay(image, maps["labels"], trained.spec.palette()) if "overlay" in paths else None, white
+
+
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, output: pathlib.Path) -> None:
     """Labels every image; one that cannot be read is passed over and named at the end.
 
@@ -215,7 +245,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
       UserError: before any work if the flags are wrong; after it, naming the images that could not be labelled.
     """
     form, names, spec = config.predict.format, outputs.parse(config.predict.outputs), settings.spec_from(config)
-    inputs = find_inputs(pattern, settings.datasets(config))
+    data = settings.datasets(config)
+    inputs = [replace(item, is_raster=item.is_raster and form == "masks") for item in find_inputs(pattern, data)]
+    check_outputs([item.path for item in inputs if item.path and item.is_raster], names)
     submissions.check(form, spec, [item.stem for item in inputs])
     planned = plan_outputs(inputs, form, output, names)
     annotations = check_annotations(inputs, output) if "polygons" in names else None
@@ -228,8 +260,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     bad: list[str] = []
     told: set[str] = set()
     with bar("predicting", len(inputs), "image") as progress, contextlib.ExitStack() as stack:
-        if annotations:
-            annotate = stack.enter_context(annotations_file(annotations, spec.class_names))
+        annotate = stack.enter_context(annotations_file(annotations, spec.class_names)) if annotations else None
 
         def tell_once(kind: str, text: str) -> None:
             if kind not in told:
@@ -239,19 +270,17 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
         for item, paths in zip(inputs, planned, strict=True):
             progress.update()
             try:
-                image, white = item.read()
-                maps = _apply(trained, image, names, paths)
+                picture, white = _label(config, trained, item, paths, annotate)
             except UserError as error:
                 bad.append(f"{item.path}: {error}" if "config.eval" in str(error) else str(error))
                 continue
             if white:
                 about = f"more than 8 bits a channel; 0-{white} is scaled to 0-255 (white is {whose})"
                 tell_once("white", f"{item.path}: {about}")
-            _write(config, spec, maps, paths)
-            if annotations and item.path:
-                annotate(item.path.name, maps["labels"], maps["confidence"])
-            if "overlay" in paths:
-                written = _save_overlay(overlay(image, maps["labels"], spec.palette()), paths["overlay"])
+            if item.is_raster:
+                tell_once("raster", f"{item.path}: its outputs have its georeference; {_PREVIEW}")
+            if picture is not None:
+                written = _save_overlay(picture, paths["overlay"])
                 if written != paths["overlay"]:
                     tell_once("png", f"{written}: a PNG, as a JPEG has sides of at most {MAX_JPEG_SIDE:,} pixels")
     say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {output}")
