@@ -114,6 +114,7 @@ def multiply_adds(backbone, size=224):
     return total
 
 
+@pytest.mark.slow
 def test_resnet50_gcn_costs_what_resnet50_does():
     """Table 11: 3700 MFLOPs both; figure 5's bottlenecks have within 1% of the original's parameters."""
     assert multiply_adds("resnet50") == pytest.approx(3700e6, rel=0.02)

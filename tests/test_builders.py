@@ -221,6 +221,7 @@ def test_coco_2014_is_read_where_2017_is_not(config, tmp_path):
     check_same(samples(config, "coco_voc/train", tmp_path / "data"), expected("coco_voc/train", tmp_path / "data"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [

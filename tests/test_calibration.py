@@ -200,6 +200,7 @@ class FewShapes(ShapesSource):
         return 3
 
 
+@pytest.mark.slow
 def test_an_evaluation_measures_it(config, variables):
     """On a mesh, in batches, with void; against the probabilities of each image by itself."""
     config.mesh.update(data=2, space=1)

@@ -244,6 +244,7 @@ def test_plain_convolutions_are_xlas_on_every_platform(changes):
     assert ("optimization_barrier" in text) == ("remat" in changes), "those of remat alone"
 
 
+@pytest.mark.slow
 def test_a_trace_of_other_convolutions_is_not_used_again():
     """Whatever was traced before in this process, by the model's argument and by the context."""
 
@@ -408,8 +409,14 @@ def test_gradients_and_three_sgd_steps_equal_the_twins(twins):
         assert relative(twin_lib.to_torch(name, value), theirs[names[name]].detach()) < 1e-4, name
 
 
-@pytest.mark.parametrize("head", ["gcn", "conv1x1", "conv", "stack3x3"])
-@pytest.mark.parametrize("branches", ["sum", "concat"])
+@pytest.mark.parametrize(
+    ("head", "branches"),
+    [
+        ("gcn", "sum"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("gcn", "concat"), ("conv1x1", "sum"))),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("conv", "sum"), ("stack3x3", "sum"))),
+    ],
+)
 def test_heads_can_start_at_scores_of_zero(head, branches):
     model = build_model(5, "resnet14", 5, width=4, head=head, head_width=6, branches=branches)
     variables = init_variables(model, 0)

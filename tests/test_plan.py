@@ -72,6 +72,7 @@ def activations_kept(config):
     return plan.kept_activations(settings.recipe(config), mesh_of(config), *sizes)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_batch_and_shrink_with_remat(config):
     def kept(**changes):
         config.update(changes)
@@ -86,6 +87,7 @@ def test_activations_grow_with_the_batch_and_shrink_with_remat(config):
     assert kept(batch_size=4) < large
 
 
+@pytest.mark.slow
 def test_activations_of_other_platforms_forms_are_not_counted(config, monkeypatch):
     config.mesh.data = 1
     kept = activations_kept(config)

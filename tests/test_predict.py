@@ -86,6 +86,7 @@ def test_vocs_archive(trained, tmp_path):
             np.testing.assert_array_equal(label, segmenter.predict(np.array(image)))
 
 
+@pytest.mark.slow
 def test_cityscapes_archive(trained, tmp_path):
     """By the rules of cityscapesscripts' evaluation: a grey PNG of label ids, found by its image's name."""
     folder = tmp_path / "photos"

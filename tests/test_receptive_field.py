@@ -98,6 +98,7 @@ def test_field_of_the_model_is_what_the_theory_says(config, kernel_size):
     np.testing.assert_allclose(moved, (32, 0), atol=3, err_msg="a field follows its pixel")
 
 
+@pytest.mark.slow
 def test_fields_are_means_of_gradients_as_pytorch_takes_them(config):
     """Of images without equal neighbours, among which the two would choose differently in pooling."""
     torch = pytest.importorskip("torch", reason="the parity tests compare with PyTorch")

@@ -9,7 +9,7 @@ from PIL import Image
 from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.config import settings
-from gcn_jax.data.sources import open_sources
+from gcn_jax.data.sources import open_sources, open_splits
 from gcn_jax.errors import UserError
 from gcn_jax.modes.run_images import check_unseen, keep_split, settle_folder
 from tests import command_line
@@ -37,8 +37,9 @@ def start(mine, workdir):
     config = mine.copy_and_resolve_references()
     config_lib.validate(config)
     keep_split(config, workdir)
-    train, val = open_sources(settings.datasets(config))
-    settle_folder(config)
+    splits = open_splits(settings.datasets(config))
+    train, val = open_sources(settings.datasets(config), splits)
+    settle_folder(config, splits)
     workdir.mkdir(exist_ok=True)
     saved_config.save(config, workdir)
     return set(train.image_ids), set(val.image_ids), config
