@@ -78,6 +78,20 @@ def test_evaluation_and_the_next_stage_keep_the_split(mine, tmp_path):
     assert start(mine, tmp_path / "next")[1] == val
 
 
+def test_white_stays_what_it_was_at_the_first_start(mine, tmp_path):
+    deep = np.random.default_rng(0).integers(0, 4096, (48, 64), np.uint16)
+    (tmp_path / "data/images/im0.jpg").unlink()
+    Image.fromarray(deep).save(tmp_path / "data/images/im0.png")
+    assert start(mine, tmp_path / "run")[2].data.white == 4095
+    add(tmp_path / "data", [10])
+    (tmp_path / "data/images/im10.jpg").unlink()
+    Image.fromarray(16 * deep).save(tmp_path / "data/images/im10.png")
+    assert start(mine, tmp_path / "run")[2].data.white == 4095
+    assert start(mine, tmp_path / "other")[2].data.white == 65535
+    mine.data.white = 1023
+    assert start(mine, tmp_path / "run")[2].data.white == 1023
+
+
 def test_another_folder_is_drawn_anew(mine, tmp_path):
     start(mine, tmp_path / "run")
     add(tmp_path / "elsewhere", range(50, 70))

@@ -17,8 +17,8 @@ def draw(names: Iterable[str], seed: int, held_out: Collection[str] = ()) -> dic
       held_out: `digest` of the names that were drawn before: these are val, and all others train, unless none of them
         is there.
     """
-    names = sorted(names)
-    val = [name for name in names if digest(name) in set(held_out)] if held_out else []
+    names, known = sorted(names), set(held_out)
+    val = [name for name in names if digest(name) in known] if known else []
     if not val:
         order = np.random.default_rng(seed).permutation(names).tolist()
         val = sorted(order[: max(1, round(VAL_FRACTION * len(order)))])

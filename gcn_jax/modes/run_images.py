@@ -22,7 +22,7 @@ from gcn_jax.files import RunFile
 def keep_split(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Sets what was drawn or measured for this run, or for the one that it starts from, in its first start.
 
-    These are ``data.held_out``, and of bands ``mean``, ``std`` and ``depth``, unless the user set them.
+    These are ``data.held_out``, and, unless the user set them, ``white`` and of bands ``mean``, ``std`` and ``depth``.
     """
     source = pathlib.Path(config.init_from).expanduser()
     runs = [workdir, source] if config.init_from else [workdir]
@@ -30,6 +30,7 @@ def keep_split(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None
         if (run / RunFile.CONFIG).is_file() or (run.is_file() and is_model_file(run)):
             saved = saved_config.load(run).data
             config.data.held_out = saved.held_out
+            config.data.white = config.data.white or saved.white
             if bands.parse(saved.channels) == bands.parse(config.data.channels):
                 for key in settings.unmeasured(config):
                     config.data[key] = saved[key]
