@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -381,7 +382,7 @@ def test_examples_are_the_best_the_median_and_the_worst():
     evaluation = Evaluation(Counts.empty(6))
     for i, miou in enumerate(mious):
         packed = zlib.compress(np.full(source[i]["label"].shape, i % 6, np.uint8).tobytes())
-        evaluation.images[i] = LabelledImage(source.image_ids[i], miou, packed)
+        evaluation.images[i] = LabelledImage(source.image_ids[i], miou, math.nan, math.nan, packed)
     shown = examples(evaluation, source)
     assert [e.rank for e in shown] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
     np.testing.assert_allclose([20 * e.miou for e in shown], [19, 18, 17, 11, 10, 9, 2, 1, 0])

@@ -16,12 +16,14 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import flags
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 import gcn_jax
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.manager import load_variables
 from gcn_jax.data import shapes
 from gcn_jax.data.specs import SHAPES
+from gcn_jax.evaluation.boundary import on_boundary
 from tests import command_line
 
 SMALL = (
@@ -170,10 +172,16 @@ def test_eval_writes_what_training_measured(finished, cache):
     last = next(r for r in records if r["step"] == 9 and "miou" in r)
     assert (result["step"], result["num_images"]) == (9, 200)
     assert (result["miou"], result["pixel_accuracy"]) == (last["miou"], last["pixel_accuracy"])
-    assert np.sum(result["confusion_matrix"]) == sum((shapes.draw("val", i)[1] != 255).sum() for i in range(200))
+    labels = [shapes.draw("val", i)[1] for i in range(200)]
+    assert np.sum(result["confusion_matrix"]) == sum((label != 255).sum() for label in labels)
     assert all(result[key] == last[key] for key in ("mean_accuracy", "boundary_accuracy", "internal_accuracy"))
     assert f"{100 * result['miou']:.2f}" in out
     assert len(result["miou_per_image"]) == 200
+    # Each image's own accuracies, weighted by its pixels near boundaries and far from them, make the whole's.
+    far = [distance_transform_edt(~on_boundary(label))[label != 255] > 7 for label in labels]
+    for region, weights in (("internal", [f.sum() for f in far]), ("boundary", [(~f).sum() for f in far])):
+        own = [value or 0 for value in result[f"{region}_accuracy_per_image"].values()]
+        np.testing.assert_allclose(np.average(own, weights=weights), result[f"{region}_accuracy"], rtol=1e-12)
     page = (finished / "report.html").read_text()
     assert f"{100 * result['miou']:.2f}" in page
     assert page.count("<article") == 9, "the best, the median and the worst three images"

@@ -96,32 +96,40 @@ class Counts:
         """The mean IoU, 0-1, over the classes that occur in truth or prediction; NaN if nothing was counted."""
         return _mean(class_iou(self.confusion.sum(0)))
 
+    def accuracies(self) -> tuple[float, float]:
+        """The pixel accuracy, 0-1, up to `BOUNDARY_WIDTH` pixels from a boundary, and that of all other pixels.
+
+        The paper's table 5; NaN where there are no such pixels.
+        """
+        near = WIDTHS.index(BOUNDARY_WIDTH) + 1
+        return pixel_accuracy(self.confusion[:near].sum(0)), pixel_accuracy(self.confusion[near:].sum(0))
+
     def compute(self) -> dict[str, Any]:
         """Computes the scores; all are fractions in 0..1, NaN where nothing was counted.
 
         Returns:
           All of `SCORES`, one float each. ``miou`` and ``boundary_iou`` are means over the classes that occur in truth
-          or prediction, ``mean_accuracy`` is the mean over those that occur in the truth. ``boundary_accuracy`` is the
-          accuracy of the pixels that are at most `BOUNDARY_WIDTH` pixels away from a boundary, ``internal_accuracy``
-          that of all others (the paper's table 5).
+          or prediction, ``mean_accuracy`` is the mean over those that occur in the truth. ``boundary_accuracy`` and
+          ``internal_accuracy`` are `accuracies`.
 
           ``iou``, ``accuracy`` and ``boundary_iou_per_class``, float64 [C], have a value for each class.
           ``trimap_miou``, float64 [D - 1], is the mean IoU within each of `WIDTHS` of a boundary. ``confusion``,
           int64 [C, C], has a row for each true class and a column for each predicted one.
         """
         within = self.confusion.cumsum(0)
-        total, near = within[-1], within[WIDTHS.index(BOUNDARY_WIDTH)]
+        total = within[-1]
         iou, frequency = class_iou(total), total.sum(1)
         truth, predicted, both = self.boundary
         boundary_iou = _ratio(both, truth + predicted - both)
         accuracy = _ratio(np.diagonal(total), frequency)
+        boundary_accuracy, internal_accuracy = self.accuracies()
         return {
             "miou": self.miou(),
             "pixel_accuracy": pixel_accuracy(total),
             "mean_accuracy": _mean(accuracy),
             "frequency_weighted_iou": float(_ratio(np.nansum(frequency * iou), frequency.sum())),
-            "boundary_accuracy": pixel_accuracy(near),
-            "internal_accuracy": pixel_accuracy(total - near),
+            "boundary_accuracy": boundary_accuracy,
+            "internal_accuracy": internal_accuracy,
             "boundary_iou": _mean(boundary_iou),
             "iou": iou,
             "accuracy": accuracy,

@@ -1,5 +1,6 @@
 """Evaluates a model on a source, during training and in ``--mode=eval``."""
 
+import dataclasses
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,11 +30,15 @@ class LabelledImage:
     Attributes:
       image_id: of the image.
       miou: the image's own mean IoU, 0-1; NaN if it is void everywhere.
+      boundary_accuracy: the image's own, 0-1, see `Counts.accuracies`; NaN without such pixels. So is
+      internal_accuracy.
       packed: the predicted labels, uint8 [H, W], as bytes that `zlib` has compressed.
     """
 
     image_id: str
     miou: float
+    boundary_accuracy: float
+    internal_accuracy: float
     packed: bytes
 
 
@@ -57,7 +62,7 @@ class Evaluation:
 
     def pack(self) -> dict[str, Any]:
         """The evaluation in types that `gcn_jax.runtime.mesh.gather` can send."""
-        images = {place: [image.image_id, image.miou, image.packed] for place, image in self.images.items()}
+        images = {place: list(dataclasses.astuple(image)) for place, image in self.images.items()}
         counts, calibration = [self.counts.confusion, self.counts.boundary], self.calibration.counts
         scores = {"counts": counts, "loss": self.loss, "calibration": calibration}
         return {**scores, "images": images, "pictures": self.pictures}
@@ -128,7 +133,7 @@ class Evaluator:
                 own = Calibration.of_image(label=label, prediction=prediction, confidence=maps["confidence"])
                 share.calibration = share.calibration.merge(own)
                 packed = zlib.compress(prediction.tobytes(), 1)
-                share.images[place] = LabelledImage(sample["image_id"], counts.miou(), packed)
+                share.images[place] = LabelledImage(sample["image_id"], counts.miou(), *counts.accuracies(), packed)
                 if len(share.pictures) < self._num_pictures:
                     share.pictures.append(triptych(sample["image"], label, prediction, self._spec.palette()))
                 progress.update()

@@ -34,6 +34,9 @@ def as_json(
     def by_class(values: np.ndarray) -> dict[str, float | None]:
         return {name: number(value) for name, value in zip(class_names, values, strict=True)}
 
+    def by_image(key: str) -> dict[str, float | None]:
+        return {image.image_id: number(getattr(image, key)) for image in evaluation.images.values()}
+
     return {
         "step": step,
         "data": data,
@@ -48,7 +51,7 @@ def as_json(
         "boundary_iou_per_class": by_class(scores["boundary_iou_per_class"]),
         "calibration": evaluation.calibration.compute(),
         "confusion_matrix": scores["confusion"].tolist(),
-        "miou_per_image": {image.image_id: number(image.miou) for image in evaluation.images.values()},
+        **{f"{key}_per_image": by_image(key) for key in ("miou", "boundary_accuracy", "internal_accuracy")},
     }
 
 
