@@ -379,6 +379,22 @@ def test_a_wrong_file_ends_training_before_it_starts(tmp_path, arrays, config):
     assert not (tmp_path / "run").exists()
 
 
+def test_norms_that_are_part_of_the_kernels_keep_their_statistics(tmp_path, arrays, config, capfd):
+    identity = {"running_mean": 0.0, "running_var": 1 - 1e-5}
+    folded = {name: np.full_like(array, identity.get(name.rpartition(".")[2], array)) for name, array in arrays.items()}
+    config.init_from = str(save(tmp_path / "weights.safetensors", folded))
+    random = init_variables(config_lib.model_from(config), config.seed)
+    for norm, is_warned in (("frozen", False), ("train", True)):
+        config.model.norm = norm
+        train.start_weights(config, random)
+        assert ("warning: config.init_from=" in capfd.readouterr().err) == is_warned
+    config.reestimate.batches = 1
+    with pytest.raises(UserError, match=r"part of the kernels there, .*: set --config\.reestimate\.batches=0"):
+        train.start_weights(config, random)
+    config.init_from = str(save(tmp_path / "others.safetensors", arrays))
+    train.start_weights(config, random)
+
+
 def test_channels_are_as_the_weights_want_them(config):
     """BGR, minus the mean alone, as Caffe's weights want it; both given in RGB order."""
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)

@@ -20,7 +20,7 @@ from gcn_jax.errors import UserError
 from gcn_jax.models.preprocessing import PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.runtime.mesh import put_share, read_share, replicated
-from gcn_jax.training.batch_norm import reestimate_statistics
+from gcn_jax.training.batch_norm import has_folded_norms, reestimate_statistics
 from gcn_jax.training.step import Recipe
 
 
@@ -62,13 +62,26 @@ def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree
             raise UserError(f"config.init_from={error}") from error
         for line in report.lines():
             say(line)
+        _check_norms(config, variables)
         return variables
     step, trained = load_trained(source, "best")
     names, old_names = (settings.spec_from(c).class_names for c in (config, saved_config.load(source)))
     variables, lines = carry_over(variables, trained, settings.model_from(config), names, old_names)
     for line in [f"starting from step {step} of {source}", *lines]:
         say(line)
+    _check_norms(config, variables)
     return variables
+
+
+def _check_norms(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> None:
+    """Refuses new statistics where batch norm is part of the kernels, and warns of a batch's."""
+    if not has_folded_norms(variables):
+        return
+    problem = f"config.init_from={config.init_from}: batch norm is part of the kernels there, and other statistics"
+    if config.reestimate.batches:
+        raise UserError(f"{problem} would change what they compute: set --config.reestimate.batches=0")
+    if config.model.norm == "train":
+        say(f"warning: {problem}, such as a batch's, change what they compute: --config.model.norm=frozen keeps it")
 
 
 def with_own_statistics(

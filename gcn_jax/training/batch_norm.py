@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 
@@ -70,6 +71,17 @@ def reestimate_statistics(
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stats)):
         raise ValueError("the statistics are not finite: the weights are damaged or belong to another kind of network")
     return {**variables, "batch_stats": {**variables["batch_stats"], "backbone": stats}}
+
+
+def has_folded_norms(variables: dict[str, PyTree]) -> bool:
+    """Whether the backbone's batch norms are part of its kernels: they have a bias, but the statistics of the identity.
+
+    New statistics would then not correct what the network computes, but change it.
+    """
+    stats = flax.traverse_util.flatten_dict(variables["batch_stats"]["backbone"])
+    is_identity = all(np.allclose(leaf, path[-1] == "var", rtol=0, atol=1e-4) for path, leaf in stats.items())
+    params = flax.traverse_util.flatten_dict(variables["params"]["backbone"])
+    return is_identity and any(np.any(leaf) for path, leaf in params.items() if path[-1] == "bias")
 
 
 def _map_norms(function: Any, stats: PyTree) -> PyTree:
