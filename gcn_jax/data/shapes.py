@@ -7,7 +7,7 @@ VOC. Sample i of a split depends only on the split and on i.
 
 import colorsys
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from gcn_jax.data.samples import Sample
 from gcn_jax.data.specs import SHAPES, VOID
 
 SPLIT_SIZES = {"train": 4000, "val": 200}
+Draw = Callable[[str, int], tuple[np.ndarray, np.ndarray]]  # split and index -> image and label
 _SIDE = (48, 64)  # pixels, both ends included
 _RADIUS = (9.0, 19.0)  # pixels
 _OUTLINE = 0.75  # pixels on each side of an object's edge
@@ -80,31 +81,31 @@ def draw(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _counts(split: str) -> np.ndarray:
+def _counts(draw: Draw, split: str) -> np.ndarray:
     """The pixels of each label value in each sample, int64 [N, 256]; all samples are drawn for it."""
     labels = (draw(split, index)[1].reshape(-1) for index in range(SPLIT_SIZES[split]))
     return np.array([np.bincount(label, minlength=256) for label in labels])
 
 
 class ShapesSource:
-    """The drawn data set `shapes`; each image is drawn whenever it is asked for."""
+    """A drawn data set, `shapes` unless told otherwise; each image is drawn whenever it is asked for."""
 
-    def __init__(self, split: str):
-        self._split = split
+    def __init__(self, split: str, draw: Draw = draw):
+        self._split, self._draw = split, draw
 
     @property
     def image_ids(self) -> Sequence[str]:
         return [f"{self._split}_{index:06d}" for index in range(len(self))]
 
     def pixels(self) -> np.ndarray:
-        return _counts(self._split).sum(0)
+        return _counts(self._draw, self._split).sum(0)
 
     def class_presence(self) -> np.ndarray:
-        return _counts(self._split) > 0
+        return _counts(self._draw, self._split) > 0
 
     def __len__(self) -> int:
         return SPLIT_SIZES[self._split]
 
     def __getitem__(self, index: int, /) -> Sample:
-        image, label = draw(self._split, int(index))
+        image, label = self._draw(self._split, int(index))
         return {"image": image, "label": label, "image_id": f"{self._split}_{index:06d}"}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gcn_jax.console import say
-from gcn_jax.data import bands, shapes
+from gcn_jax.data import bands, far_ends, shapes
 from gcn_jax.data.band_statistics import Moments
 from gcn_jax.data.builders.base import SegmentationBuilder
 from gcn_jax.data.builders.cityscapes import Cityscapes
@@ -28,15 +28,19 @@ from gcn_jax.data.own_folder import FolderSource, OwnFolder
 from gcn_jax.data.records import RecordSource
 from gcn_jax.data.samples import Selection, Source, Split
 from gcn_jax.data.shapes import ShapesSource
-from gcn_jax.data.specs import SHAPES, VOID, DatasetSpec
+from gcn_jax.data.specs import FAR_ENDS, SHAPES, VOID, DatasetSpec
 from gcn_jax.errors import UserError
 
 BUILDERS: dict[str, type[SegmentationBuilder]] = {b.name: b for b in (VocSegmentation, Sbd, CocoVoc, Cityscapes)}
 FOLDERS: dict[str, Callable[..., OwnFolder]] = {LabelledFolder.name: LabelledFolder, CocoFolder.name: CocoFolder}
+DRAWN: dict[str, tuple[DatasetSpec, shapes.Draw]] = {
+    "shapes": (SHAPES, shapes.draw),
+    "far_ends": (FAR_ENDS, far_ends.draw),
+}
 _FOLDERS = " and ".join(FOLDERS)
 # The splits of each data set.
 KNOWN: dict[str, tuple[str, ...]] = {
-    "shapes": tuple(shapes.SPLIT_SIZES),
+    **dict.fromkeys(DRAWN, tuple(shapes.SPLIT_SIZES)),
     **dict.fromkeys(FOLDERS, SPLITS),
     **{name: builder.SPLITS for name, builder in BUILDERS.items()},
 }
@@ -128,7 +132,7 @@ def spec_of(name: str, data: Datasets) -> DatasetSpec:
     """The label space of a data set; for a folder, ``data.classes`` tells it."""
     if name in BUILDERS:
         return BUILDERS[name].SPEC
-    return SHAPES if name == "shapes" else dataclasses.replace(_legend(data).spec, name=name)
+    return DRAWN[name][0] if name in DRAWN else dataclasses.replace(_legend(data).spec, name=name)
 
 
 def _legend(data: Datasets) -> Legend:
@@ -160,8 +164,8 @@ def open_part(name: str, split: str, data: Datasets) -> Split:
     """Opens one split of a data set; prepares its records first if that has not been done."""
     if data.bands and name not in FOLDERS:
         raise UserError(f"config.data.channels={data.channels}: {name} holds RGB; bands are read from {_FOLDERS} alone")
-    if name == "shapes":
-        return ShapesSource(split)
+    if name in DRAWN:
+        return ShapesSource(split, DRAWN[name][1])
     if name in FOLDERS:
         own = open_folder(data, name)
         legend = dataclasses.replace(_legend(data), origin=own.class_file)
@@ -227,7 +231,7 @@ def trained_bands(data: Datasets, splits: Mapping[str, Split]) -> tuple[Moments,
 
 def _check_classes(key: str, data: Datasets, parts: Sequence[tuple[Part, Split]]) -> None:
     """Tells of classes without a pixel; raises `UserError` if there is only one class to learn."""
-    if any(part.name == "shapes" for part, _ in parts):  # drawn with all its classes; to count them takes seconds
+    if any(part.name in DRAWN for part, _ in parts):  # drawn with all its classes; to count them takes seconds
         return
     pixels = _pixels(parts)
     names = spec_of(parts[0][0].name, data).class_names

@@ -106,3 +106,12 @@ CITYSCAPES_TRAIN_IDS[CITYSCAPES_RAW_IDS] = np.arange(len(_CITYSCAPES))
 CITYSCAPES_TRAIN_IDS.setflags(write=False)
 
 SHAPES = _with_voc_colors("shapes", ["background", "disk", "square", "triangle", "ring", "cross"])
+FAR_ENDS = DatasetSpec(
+    "far_ends",
+    (
+        ClassSpec("background", (0, 0, 0)),
+        ClassSpec("red", (255, 0, 0)),
+        ClassSpec("green", (0, 255, 0)),
+        ClassSpec("blue", (0, 0, 255)),
+    ),
+)
