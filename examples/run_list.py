@@ -1,0 +1,52 @@
+"""Trains and evaluates a list of runs, one after the other, and goes on where it was stopped."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+Results = dict[str, list[dict[str, Any]]]
+
+
+def workdir_of(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    """The workdir of a run of the list."""
+    return folder / f"{name}_{seed}"
+
+
+def run_all(
+    folder: pathlib.Path, common: Sequence[str], runs: Mapping[str, Sequence[str]], seeds: Sequence[int]
+) -> Results:
+    """Trains and evaluates each run with each seed; a run whose workdir holds its ``eval.json`` is done.
+
+    Args:
+      folder: for the runs' workdirs and logs.
+      common: the arguments of ``run.py`` that all have.
+      runs: for each run its name and its own arguments.
+      seeds: each run is trained once with each.
+
+    Returns:
+      For each run the content of its ``eval.json``, seed by seed.
+
+    Raises:
+      SystemExit: naming the log of a run that failed; the runs before it are kept.
+    """
+    jobs = [(name, seed) for name in runs for seed in seeds]
+    for place, (name, seed) in enumerate(jobs, 1):
+        workdir = workdir_of(folder, name, seed)
+        if (workdir / "eval.json").exists():
+            continue
+        print(f"{place}/{len(jobs)}: {workdir}", flush=True)
+        arguments = [*common, *runs[name], f"--config.seed={seed}", f"--workdir={workdir}"]
+        workdir.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{workdir.name}.log").open("a") as log:
+            for mode in ("train", "eval"):
+                command = [sys.executable, "run.py", *arguments, f"--mode={mode}"]
+                if subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode:
+                    raise SystemExit(f"{workdir}: --mode={mode} failed; see {log.name}")
+    return {
+        name: [json.loads((workdir_of(folder, name, seed) / "eval.json").read_text()) for seed in seeds]
+        for name in runs
+    }
