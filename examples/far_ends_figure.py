@@ -23,14 +23,13 @@ from gcn_jax.data.specs import VOID
 SEEDS = (0, 1, 2)
 HEADS = {
     "1x1": ("conv1x1", 1),
-    "3x3": ("conv", 3),
     "5x5": ("conv", 5),
     "stack of 3x3, k = 5": ("stack3x3", 5),
     "GCN, k = 3": ("gcn", 3),
     "GCN, k = 5": ("gcn", 5),
     "GCN, k = 9": ("gcn", 9),
 }
-COLORS = ("#767676", "#e69f00", "#d55e00", "#cc79a7", "#56b4e9", "#0072b2", "#009e73")  # for colour-blind people, too
+COLORS = ("#767676", "#d55e00", "#cc79a7", "#56b4e9", "#0072b2", "#009e73")  # told apart by colour-blind people, too
 EDGES = np.linspace(*far_ends.LENGTHS, 9)  # of the groups of lengths and of distances, pixels
 
 
