@@ -2,10 +2,14 @@
 
     python run.py --config=configs/coco.py --config.data_dir=DIR --mode=prepare
     python run.py --config=configs/coco.py --config.data_dir=DIR
+    python run.py --config=configs/coco.py:multi_label --config.data_dir=DIR    # each category keeps its own masks
 
 DIR holds the images and their annotations as a tool exports them; gcn_jax/data/coco_folder.py says where they are
 looked for. `--mode=prepare` checks every image and annotation and draws a picture of what training would see: look at
 it first.
+
+With "multi_label" a pixel may have none, one or several of the categories: where their annotations overlap, none hides
+another.
 
 The recipe is that of configs/folder.py, our choice, and needs a GPU or TPU, too.
 """
@@ -13,11 +17,15 @@ The recipe is that of configs/folder.py, our choice, and needs a GPU or TPU, too
 import ml_collections
 
 from gcn_jax import config as config_lib
+from gcn_jax.errors import UserError
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The config for a folder in COCO's format."""
+def get_config(stage: str = "") -> ml_collections.ConfigDict:
+    """The config for a folder in COCO's format, of one class a pixel or "multi_label"."""
+    if stage not in ("", "multi_label"):
+        raise UserError(f"--config=configs/coco.py:{stage}: unknown stage; known: multi_label, or none")
     config = config_lib.default()
+    config.data.multi_label = stage == "multi_label"
     config.data.train = "coco/train"
     config.data.eval = "coco/val"
     config.data.size = 512

@@ -3,6 +3,7 @@
     python run.py --config=configs/folder.py --config.data_dir=DIR --mode=prepare
     python run.py --config=configs/folder.py --config.data_dir=DIR
     python run.py --config=configs/folder.py:binary --config.data_dir=DIR    # one foreground class
+    python run.py --config=configs/folder.py:multi_label --config.data_dir=DIR    # classes that may overlap
 
 DIR holds images/ and masks/, where an image and its mask have the same name; gcn_jax/data/folder.py says which masks
 and lists are understood. `--mode=prepare` checks every file and draws a picture of what training would see: look at it
@@ -15,6 +16,9 @@ classes, add --config.init_from=WORKDIR.
 
 "binary" has the classes background and foreground, which need no classes.txt: masks are 0 and 1, or black and white.
 The best step is the one with the highest IoU of the foreground.
+
+"multi_label" is for classes that may overlap: each has masks of its own, masks/CLASS/NAME.png, of 0 and 1 or black and
+white; gcn_jax/data/class_folders.py says how they are read. A pixel may have none, one or several of the classes.
 """
 
 import ml_collections
@@ -24,10 +28,11 @@ from gcn_jax.errors import UserError
 
 
 def get_config(stage: str = "") -> ml_collections.ConfigDict:
-    """The config for a folder of images and masks, of any classes or "binary"."""
-    if stage not in ("", "binary"):
-        raise UserError(f"--config=configs/folder.py:{stage}: unknown stage; known: binary, or none")
+    """The config for a folder of images and masks, of any classes, "binary", or "multi_label"."""
+    if stage not in ("", "binary", "multi_label"):
+        raise UserError(f"--config=configs/folder.py:{stage}: unknown stage; known: binary, multi_label, or none")
     config = config_lib.default()
+    config.data.multi_label = stage == "multi_label"
     if stage == "binary":
         config.data.classes = ("background 0 0 0", "foreground 255 255 255")
         config.eval.best_by = "iou_per_class.foreground"

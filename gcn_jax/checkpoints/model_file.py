@@ -7,6 +7,7 @@ metadata:
 * ``config``: the config of the run, as JSON, without folders. It tells how to build the model and normalise images, and
   the temperature that its scores are divided by.
 * ``classes``: the classes' names and colours (RGB, 0-255) in the order of their ids, and void's colour, as JSON;
+  ``multi_label`` is true in it if a pixel may have several classes, whose scores then go through a sigmoid each;
   ``preprocessing``: mean and std (RGB order, 0-255) and the order of the channels, or mean, std, numbers and kind of
   bands, as JSON. Both follow from the config and are there for other programs.
 * ``step``, and ``miou`` if the run was evaluated at that step.
@@ -83,6 +84,7 @@ def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "classes": {
             "classes": [{"name": c.name, "color": list(c.color)} for c in spec.classes],
             "void_color": list(spec.void_color),
+            **({"multi_label": True} if spec.multi_label else {}),
         },
         "preprocessing": {
             "channels": config.data.channels,

@@ -35,7 +35,9 @@ def of_trained(
     """
     saved, settled = load(workdir), config.copy_and_resolve_references()
     learned = [f"model.{name}" for name in saved.model]
-    learned += [f"data.{name}" for name in ("classes", "held_out", "first_id", "white", "size", *PREPROCESSING)]
+    learned += [
+        f"data.{name}" for name in ("classes", "multi_label", "held_out", "first_id", "white", "size", *PREPROCESSING)
+    ]
     if _channels(config.data.channels) != _channels(saved.data.channels) and "data.channels" in given:
         learned = [key for key in learned if key.removeprefix("data.") not in PREPROCESSING]  # which would not fit
     for key in learned:
@@ -127,6 +129,7 @@ def check_same_model(config: ml_collections.ConfigDict, workdir: pathlib.Path, k
     """
     saved = load(workdir)
     pairs = _values(config, saved, ARCHITECTURE)
+    pairs["config.data.multi_label"] = (config.data.multi_label, saved.data.multi_label)
     pairs["the classes"] = (", ".join(spec_from(config).class_names), ", ".join(spec_from(saved).class_names))
     _check_equal(pairs, workdir, key, advice)
 

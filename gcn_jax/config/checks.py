@@ -222,6 +222,19 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key}={_value(config, key)!r} has no effect without {needed}")
 
 
+def _check_multi_label(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` for values that have no meaning where a pixel may have several classes."""
+    odd = [name for name in outputs.parse(config.predict.outputs) if name in outputs.OF_ONE_CLASS]
+    for key, is_set, advice in (
+        ("data.first_id", config.data.first_id, "each class has masks of its own, of 0 and 1"),
+        ("eval.crf", config.eval.crf, "the CRF gives each pixel one class"),
+        ("predict.outputs", odd, f"{' and '.join(odd)} are of one class a pixel; take probabilities"),
+        ("predict.format", config.predict.format != "masks", "the server takes masks of one class a pixel"),
+    ):
+        if is_set:
+            raise UserError(f"config.{key}={_value(config, key)!r} does not go with config.data.multi_label: {advice}")
+
+
 def check_keys(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` naming a key that no part of this version reads, such as a misspelt one."""
 
@@ -255,6 +268,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if not is_fine:
             raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
     _check_bands(config)
+    if config.data.multi_label:
+        _check_multi_label(config)
 
 
 def _check_bands(config: ml_collections.ConfigDict) -> None:

@@ -57,6 +57,7 @@ _DEFAULTS: dict[str, Any] = {
         "train": "",  # such as "sbd/train+voc_segmentation/train-voc_segmentation/val": see data/sources.py
         "eval": "",
         "classes": (),  # of a `folder` or `coco`, as the lines of a classes.txt; empty: what the folder says
+        "multi_label": False,  # a pixel of these may have none, one or several classes, each of which has its own mask
         "first_id": 0,  # the id of a folder's first class in its masks
         "held_out": (),  # digests of the names that were drawn for val, of a `folder` without lists; set by the run
         "exif": "apply",  # or "ignore": a photograph's orientation, where a folder's mask fits both ways

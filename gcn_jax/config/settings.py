@@ -17,6 +17,7 @@ from gcn_jax.models import GCN, build_model
 from gcn_jax.models.preprocessing import Preprocessing
 from gcn_jax.runtime.processes import Meeting
 from gcn_jax.training.losses import Loss, class_weights, parse_weights
+from gcn_jax.training.multi_label import MultiLabelLoss
 from gcn_jax.training.optimizer import Solver, make_optimizer
 from gcn_jax.training.step import Recipe
 
@@ -34,6 +35,7 @@ class Protocol:
       stride: of the windows, at most; 0: two thirds of their side.
       crf: as `gcn_jax.crf.parse` takes it; "": none.
       temperature: by which scores are divided before they become probabilities; 0: 1.
+      multi_label: whether a pixel may have several classes; ``config.data.multi_label``.
     """
 
     size: int
@@ -44,6 +46,7 @@ class Protocol:
     stride: int = 0
     crf: str = ""
     temperature: float = 0.0
+    multi_label: bool = False
 
     def window_stride(self, side: int) -> int:
         """How far apart windows of a side are, at most."""
@@ -126,7 +129,8 @@ def loss(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) ->
         weights = (1.0,) * classes if pixels is None else class_weights(weights, pixels[:classes])
     if weights and len(weights) != classes:
         raise UserError(f"config.loss.class_weights: {len(weights)} weights, but the data have {classes} classes")
-    return _of_group(Loss, config.loss, reduction=config.optimizer.loss, weights=weights)
+    kind = MultiLabelLoss if config.data.multi_label else Loss
+    return _of_group(kind, config.loss, reduction=config.optimizer.loss, weights=weights)
 
 
 def recipe(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) -> Recipe:
@@ -139,7 +143,7 @@ def recipe(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) 
 
 def protocol(config: ml_collections.ConfigDict) -> Protocol:
     """How images are labelled."""
-    return _of_group(Protocol, config.eval, size=config.data.size)
+    return _of_group(Protocol, config.eval, size=config.data.size, multi_label=config.data.multi_label)
 
 
 def meeting(config: ml_collections.ConfigDict) -> Meeting:

@@ -1,7 +1,8 @@
 """From a source to batches, read ahead with grain, in an order that a resumed run repeats exactly.
 
 A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``; bands that are not RGB
-are [B, H, W, C] of uint8, uint16 or float32. Images are padded with the mean colour, labels with void.
+are [B, H, W, C] of uint8, uint16 or float32, labels of several classes a pixel uint8 [B, H, W, classes]. Images are
+padded with the mean colour, labels with void.
 """
 
 import collections
@@ -73,7 +74,7 @@ class Augmentation:
             sample = transforms.blur(sample, self.blur, rng)
         if self.noise:
             sample = transforms.noise(sample, self.noise, rng)
-        height, width = sample["label"].shape
+        height, width = sample["label"].shape[:2]
         if self.place_anywhere:
             return sample, (rng.integers(self.size - height + 1), rng.integers(self.size - width + 1))
         return sample, (0, 0)
@@ -90,10 +91,12 @@ class Augmentation:
         """Makes a batch of samples that are at most size x size; smaller ones are padded."""
         batch: Batch = {
             "image": np.empty((batch_size, self.size, self.size, len(self.mean)), self.depth or np.uint8),
-            "label": np.empty((batch_size, self.size, self.size), np.uint8),
             "image_id": [""] * batch_size,
         }
         for row, (sample, corner) in enumerate(samples):
+            if not row:
+                shape = (batch_size, self.size, self.size, *sample["label"].shape[2:])
+                batch["label"] = np.empty(shape, np.uint8)
             transforms.place(batch["image"][row], sample["image"], self.mean, corner)
             transforms.place(batch["label"][row], sample["label"], VOID, corner)
             batch["image_id"][row] = sample["image_id"]
@@ -212,7 +215,7 @@ def group_by_shape(
     options = grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.prefetch)
     waiting: dict[Hashable, list[tuple[int, Sample]]] = collections.defaultdict(list)
     for index, sample in enumerate(grain.MapDataset.source(source).to_iter_dataset(options)):
-        shape = key(*sample["label"].shape)
+        shape = key(*sample["label"].shape[:2])
         waiting[shape].append((index, sample))
         if shape is None or len(waiting[shape]) == size:
             yield waiting.pop(shape)

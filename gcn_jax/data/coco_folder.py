@@ -35,8 +35,8 @@ from gcn_jax.data import band_statistics, bands, coco_layout, splits
 from gcn_jax.data.band_statistics import Moments
 from gcn_jax.data.builders.archives import Folder
 from gcn_jax.data.images import white_of
-from gcn_jax.data.legend import Legend
-from gcn_jax.data.outlines import LeftOut, draw, report
+from gcn_jax.data.legend import NO_CLASS, Legend
+from gcn_jax.data.outlines import LeftOut, draw, draw_planes, report
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 from gcn_jax.files import write_json
@@ -91,6 +91,7 @@ class CocoFolder:
       seed: for the random split of a folder with one file of annotations.
       held_out: what was drawn for val before, see `splits.draw`.
       chosen: the bands to read; (): the images are photographs.
+      multi_label: whether each category keeps a mask of its own where annotations overlap; there is no background then.
 
     Raises:
       UserError: naming the folder or the file that is wrong.
@@ -100,13 +101,21 @@ class CocoFolder:
     has_classes_file = True
 
     def __init__(
-        self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = (), chosen: bands.Bands = ()
+        self,
+        data_dir: str,
+        cache_dir: pathlib.Path,
+        seed: int,
+        held_out: Sequence[str] = (),
+        chosen: bands.Bands = (),
+        *,
+        multi_label: bool = False,
     ):
         if not data_dir:
             raise UserError("config.data_dir is empty: set it to the folder that holds the images and annotations")
         self.root = pathlib.Path(data_dir).expanduser()
         self.files = Folder(self.root)
         self._seed, self._held_out, self._cache, self._bands = seed, held_out, cache_dir / "folders", chosen
+        self._multi_label = multi_label
         self._paths = coco_layout.find(self.root)
         self.is_drawn = len(self._paths) == 1
         self.class_file = next(iter(self._paths.values())).relative_to(self.root).as_posix()
@@ -147,9 +156,10 @@ class CocoFolder:
         return found
 
     def class_lines(self, first_id: int = 0) -> tuple[str, ...]:
-        """The names of the classes, background first; first_id has no meaning here."""
+        """The names of the classes, background first unless they may overlap; first_id has no meaning here."""
         del first_id
-        return ("background", *next(iter(self._listed.values())).classes)
+        classes = next(iter(self._listed.values())).classes
+        return classes if self._multi_label else ("background", *classes)
 
     @cached_property
     def survey(self) -> Survey:
@@ -161,7 +171,7 @@ class CocoFolder:
         items = {split: [[name, self._items[name].path] for name in names] for split, names in self.splits.items()}
         paths = [path.relative_to(self.root).as_posix() for path in self._paths.values()]
         stamps = self.files.stamps(lambda: (*paths, *(path for some in items.values() for _, path in some)))
-        marks = bands.marks(self._bands)
+        marks = [*bands.marks(self._bands), *(["multi_label"] if self._multi_label else [])]
         digest = hashlib.sha256(json.dumps([NAME, _FORM, *items.items(), *stamps, *marks]).encode())
         path = self._cache / f"{digest.hexdigest()[:16]}.json"
         if not path.is_file():
@@ -181,7 +191,7 @@ class CocoFolder:
                 pixels, found.held[split] = np.zeros(256, np.int64), []
                 for name, checked in zip(names, pool.map(self._check, names), strict=True):
                     pixels += checked.pixels
-                    found.held[split].append(np.flatnonzero(checked.pixels).tolist())
+                    found.held[split].append(np.setdiff1d(np.flatnonzero(checked.pixels), NO_CLASS).tolist())
                     left_out[name] = checked.left_out
                     if not self._items[name].size:
                         found.sizes[name] = [*checked.size]
@@ -210,11 +220,21 @@ class CocoFolder:
         if turn != "stored" and (height, width) != image.shape[:2]:
             own = f"{image.shape[1]}x{image.shape[0]}"
             raise UserError(f"{path}: the image is {own} pixels, but {width}x{height} in {item.origin}")
-        label, left_out = draw(json.loads(item.annotations), height, width, path)
-        pixels = np.bincount(label.reshape(-1), minlength=256)
+        label, left_out = self._draw(name, height, width)
+        if self._multi_label:
+            pixels = np.zeros(256, np.int64)
+            pixels[: label.shape[-1]] = (label == 1).sum((0, 1))
+            pixels[[VOID, NO_CLASS]] = (label == VOID).sum(), height * width
+        else:
+            pixels = np.bincount(label.reshape(-1), minlength=256)
         white = 0 if self._bands else white_of(data, path)
         moments = Moments.of_image(image) if self._bands else None
         return Checked(pixels, (height, width), turn, white, left_out, str(image.dtype), moments)
+
+    def _draw(self, name: str, height: int, width: int) -> tuple[np.ndarray, list[LeftOut]]:
+        item = self._items[name]
+        how = json.loads(item.annotations), height, width, str(self.root / item.path)
+        return draw_planes(*how, len(self.class_lines())) if self._multi_label else draw(*how)
 
     def read_classes(self, legend: Legend) -> np.ndarray:
         """The label of each id of `class_lines`, uint8 [256], by the classes' names.
@@ -223,6 +243,7 @@ class CocoFolder:
           UserError: naming a category that is none of the classes.
         """
         labels = np.full(256, VOID, np.uint8)
+        labels[NO_CLASS] = NO_CLASS
         for class_id, name in enumerate(self.class_lines()):
             if name not in legend.spec.class_names:
                 raise UserError(f"{self.root}: the category {name!r} is none of the classes of {legend.origin}")
@@ -251,8 +272,11 @@ class CocoFolder:
         return bands.decode(self.files.read(path), str(self.root / path), self._bands, white=white, turned=turned)
 
     def label(self, name: str, legend: Legend, labels: np.ndarray) -> np.ndarray:
-        """Draws the annotations of an image as labels, uint8 [H, W]; labels is as `read_classes` returns it."""
-        del legend
-        item = self._items[name]
-        height, width = item.size or self.survey.sizes[name]
-        return labels[draw(json.loads(item.annotations), height, width, str(self.root / item.path))[0]]
+        """Draws an image's annotations, uint8 [H, W], or [H, W, classes]; labels is as `read_classes` returns it."""
+        height, width = self._items[name].size or self.survey.sizes[name]
+        drawn = self._draw(name, height, width)[0]
+        if not self._multi_label:
+            return labels[drawn]
+        planes = np.zeros((height, width, legend.spec.num_classes), np.uint8)
+        planes[..., labels[: drawn.shape[-1]]] = drawn
+        return planes

@@ -29,7 +29,8 @@ def annotations_file(path: pathlib.Path, class_names: Sequence[str]) -> Iterator
       class_names: of the classes.
 
     Yields:
-      A function that takes an image's file name, its class ids, uint8 [H, W], and their confidence, float32 [H, W].
+      A function that takes an image's file name, its class ids, uint8 [H, W], and their confidence, float32 [H, W]; or
+      of several classes a pixel, bool [H, W, C], and their probabilities, float32 [H, W, C].
     """
     first = int(class_names[0].lower() in BACKGROUND)
     categories = [{"id": number, "name": name} for number, name in enumerate(class_names[first:], 1)]
@@ -39,15 +40,24 @@ def annotations_file(path: pathlib.Path, class_names: Sequence[str]) -> Iterator
         file.write(f'{{"info": {{}},\n"categories": {json.dumps(categories)},\n"annotations": [')
 
         def add(name: str, label: np.ndarray, confidence: np.ndarray) -> None:
-            height, width = label.shape
+            height, width = label.shape[:2]
             images.append(json.dumps({"id": len(images) + 1, "file_name": name, "height": height, "width": width}))
-            for region in _regions(label, confidence, range(first, len(class_names))):
+            for region in _all_regions(label, confidence, range(first, len(class_names))):
                 number = next(numbers)
                 record = {"id": number, "image_id": len(images), **region, "iscrowd": 0}
                 file.write(("," if number > 1 else "") + "\n" + json.dumps(record, separators=(",", ":")))
 
         yield add
         file.write('\n],\n"images": [\n' + ",\n".join(images) + "\n]}\n")
+
+
+def _all_regions(label: np.ndarray, confidence: np.ndarray, classes: range) -> Iterator[dict[str, Any]]:
+    if label.ndim == 2:
+        yield from _regions(label, confidence, classes)
+        return
+    for category, i in enumerate(classes, 1):
+        for region in _regions(label[..., i], confidence[..., i], range(1, 2)):
+            yield {**region, "category_id": category}
 
 
 def _regions(label: np.ndarray, confidence: np.ndarray, classes: range) -> list[dict[str, Any]]:

@@ -89,6 +89,7 @@ class LabelledFolder:
     """
 
     name = NAME
+    multi_label = False
 
     def __init__(
         self, data_dir: str, cache_dir: pathlib.Path, seed: int, held_out: Sequence[str] = (), chosen: bands.Bands = ()
@@ -98,7 +99,7 @@ class LabelledFolder:
         self.root = pathlib.Path(data_dir).expanduser()
         self.files = Folder(self.root)
         self._seed, self._held_out, self._cache, self._bands = seed, held_out, cache_dir / "folders", chosen
-        self._layout = layout.find(self.root, bands.suffixes(chosen))
+        self._layout = layout.find(self.root, bands.suffixes(chosen), self.multi_label)
         self.pairs = self._layout.pairs
 
     @cached_property
@@ -201,19 +202,25 @@ class LabelledFolder:
 
     def _read(self, name: str) -> Checked:
         """Reads and checks an image and its mask."""
-        image_path, mask_path = (str(self.root / path) for path in self.pairs[name])
-        mask = read_mask(self.files.read(self.pairs[name][1]), mask_path)
+        image_path = str(self.root / self.pairs[name][0])
+        kind, counts, values, mask_path = self._mask(name)
         data = self.files.read(self.pairs[name][0])
         image, turn = bands.decode(data, image_path, self._bands), ""
         if (turned := bands.orientation(data, image_path, self._bands)) != 1:
             stored = image.shape[1::-1] if turned >= 5 else image.shape[:2]
-            if stored == mask.values.shape:
-                turn = "either" if image.shape[:2] == mask.values.shape else "stored"
+            if stored == values.shape:
+                turn = "either" if image.shape[:2] == values.shape else "stored"
         if turn != "stored":
-            check_same_size(image, mask.values, mask_path)
+            check_same_size(image, values, mask_path)
         white = 0 if self._bands else white_of(data, image_path)
         moments = Moments.of_image(image) if self._bands else None
-        return Checked(mask.kind, mask.counts(mask_path), turn, white, str(image.dtype), moments)
+        return Checked(kind, counts, turn, white, str(image.dtype), moments)
+
+    def _mask(self, name: str) -> tuple[str, dict[Pair, int], np.ndarray, str]:
+        """The kind of an image's mask, the number of pixels of each pair, its values [H, W], and its path."""
+        path = str(self.root / self.pairs[name][1])
+        mask = read_mask(self.files.read(self.pairs[name][1]), path)
+        return mask.kind, mask.counts(path), mask.values, path
 
     def read_classes(self, legend: Legend) -> dict[str, bool]:
         """For each kind of mask, whether colours count in it or ids; see `Legend.is_by_color`.

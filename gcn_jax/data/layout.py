@@ -33,19 +33,23 @@ class Layout:
       pairs: the paths of each image and its mask, relative to the root, by the image's name.
       class_file: the list of classes; None if there is none.
       by_folder: for each split the names of the images in folders named so; empty if there are no such folders.
+      class_of: the class of each mask by its path, where each class has masks of its own.
     """
 
-    pairs: dict[str, tuple[str, str]]
+    pairs: dict[str, tuple[str, ...]]
     class_file: pathlib.Path | None
     by_folder: dict[str, list[str]]
+    class_of: dict[str, str]
 
 
-def find(root: pathlib.Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Layout:
+def find(root: pathlib.Path, suffixes: Collection[str] = IMAGE_SUFFIXES, multi_label: bool = False) -> Layout:
     """Looks into a folder.
 
     Args:
       root: the folder.
       suffixes: of images; masks have those of photographs.
+      multi_label: whether each class has masks of its own, in a folder of its name in that of the masks. An image then
+        has the masks of those classes that it holds; none, if it holds none.
 
     Raises:
       UserError: naming the folder if it holds no images and masks, or the first image or mask that has no other half.
@@ -59,9 +63,13 @@ def find(root: pathlib.Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Layo
             f"config.data_dir={root}: holds no folder {missing}; known: images/ and masks/, train/images/ and "
             f"train/masks/, or images NAME.jpg with masks NAME_mask.png beside them; COCO's format: configs/coco.py"
         )
-    pairs = {}
+    pairs: dict[str, tuple[str, ...]] = {}
+    class_of: dict[str, str] = {}
     for base, folders in bases.items():
-        pairs.update(_pairs(root, base, *folders, suffixes))
+        if multi_label:
+            pairs.update(_images_and_classes(root, base, *folders, suffixes, class_of))
+        else:
+            pairs.update(_pairs(root, base, *folders, suffixes))
     class_files = [
         path for base in dict.fromkeys(("", *bases)) for name in FILE_NAMES if (path := root / base / name).is_file()
     ]
@@ -70,7 +78,7 @@ def find(root: pathlib.Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Layo
             raise UserError(f"{path}: differs from {class_files[0]}; both must list the same classes")
     by_folder = _by_folder(pairs)
     used = sorted(itertools.chain(*by_folder.values()) if by_folder else pairs)
-    return Layout({name: pairs[name] for name in used}, class_files[0] if class_files else None, by_folder)
+    return Layout({name: pairs[name] for name in used}, class_files[0] if class_files else None, by_folder, class_of)
 
 
 def _folders(base: pathlib.Path, suffixes: Collection[str]) -> tuple[str, str] | None:
@@ -93,9 +101,33 @@ def _folders_below(root: pathlib.Path, suffixes: Collection[str]) -> dict[str, t
     return {top.name: folders for top in tops if (folders := _folders(top, suffixes))}
 
 
+def _images_and_classes(
+    root: pathlib.Path, base: str, images_in: str, masks_in: str, suffixes: Collection[str], class_of: dict[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """The paths of each image and of its masks, one for each class that it holds; notes the masks' classes."""
+    images, masks = _by_name(root, base, images_in, suffixes), _by_name(root, base, masks_in, IMAGE_SUFFIXES)
+    parts = {path: name.partition("/") for name, path in masks.items()}
+    for path, (_, slash, _) in parts.items():
+        if not slash or not masks_in:
+            raise UserError(
+                f"{root / path}: is in no folder of a class; expected {masks_in or 'masks'}/CLASS/NAME.png for "
+                f"{images_in or 'images'}/NAME.jpg (one mask of class ids: --config.data.multi_label=False)"
+            )
+    endings = (e for e in ENDINGS if all(_is_mask_of(name, e, images) for _, _, name in parts.values()))
+    ending = next(endings, "")
+    found = {name: [path] for name, path in images.items()}
+    for path, (folder, _, name) in sorted(parts.items()):
+        if (image := name.removesuffix(ending)) not in found:
+            expected = pathlib.PurePosixPath(images_in, f"{image}.jpg")
+            raise UserError(f"{root / path}: has no image; expected {expected} or the like")
+        found[image].append(path)
+        class_of[path] = folder
+    return {f"{base}/{name}" if base else name: tuple(paths) for name, paths in found.items()}
+
+
 def _pairs(
     root: pathlib.Path, base: str, images_in: str, masks_in: str, suffixes: Collection[str]
-) -> dict[str, tuple[str, str]]:
+) -> dict[str, tuple[str, ...]]:
     images, masks = _by_name(root, base, images_in, suffixes), _by_name(root, base, masks_in, IMAGE_SUFFIXES)
     if not images_in:
         masks = {name: path for name, path in masks.items() if any(_is_mask_of(name, e, images) for e in ENDINGS[1:])}
@@ -109,7 +141,9 @@ def _pairs(
     for name in sorted(images.keys() ^ masks.keys()):
         if name in images:
             expected = pathlib.PurePosixPath(masks_in, f"{name}{ending}.png")
-            raise UserError(f"{root / images[name]}: has no mask; expected {expected}")
+            own = next((path for other, path in masks.items() if masks_in and other.endswith(f"/{name}")), None)
+            advice = f"; if {own} is its mask of one class: --config=configs/folder.py:multi_label" if own else ""
+            raise UserError(f"{root / images[name]}: has no mask; expected {expected}{advice}")
         expected = pathlib.PurePosixPath(images_in, f"{name}.jpg")
         raise UserError(f"{root / masks[name]}: has no image; expected {expected} or the like")
     return {f"{base}/{name}" if base else name: (images[name], masks[name]) for name in images}
@@ -141,7 +175,7 @@ def _by_folder(names: Iterable[str]) -> dict[str, list[str]]:
     return {split: some for split, some in splits.items() if some}
 
 
-def listed(root: pathlib.Path, split: str, pairs: dict[str, tuple[str, str]]) -> list[str] | None:
+def listed(root: pathlib.Path, split: str, pairs: dict[str, tuple[str, ...]]) -> list[str] | None:
     """The names in the list of a split; None if there is no list.
 
     A line is a name, or the path of an image (relative to any folder above it, or absolute), and may have that of its
@@ -153,7 +187,7 @@ def listed(root: pathlib.Path, split: str, pairs: dict[str, tuple[str, str]]) ->
     path = next((root / form.format(split) for form in _LISTS if (root / form.format(split)).is_file()), None)
     if not path:
         return None
-    known = {name: name for name in pairs} | {printable(image): name for name, (image, _) in pairs.items()}
+    known = {name: name for name in pairs} | {printable(image): name for name, (image, *_) in pairs.items()}
     known |= {os.path.splitext(text)[0]: name for text, name in known.items() if text not in pairs}
     names = []
     for number, line in enumerate(read_lines(path.read_bytes(), str(path), are_names=True), 1):
@@ -166,7 +200,7 @@ def listed(root: pathlib.Path, split: str, pairs: dict[str, tuple[str, str]]) ->
         if name and mask and not _stem(mask).startswith(_stem(image)):
             raise UserError(f"{where}: {mask!r} is not the mask of {image!r}, whose name it lacks")
         if name is None:
-            folder = common(image for image, _ in pairs.values())
+            folder = common(image for image, *_ in pairs.values())
             raise UserError(f"{where}: {line!r} has no file in {root / folder}")
         names.append(name)
     if not names:

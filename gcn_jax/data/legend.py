@@ -137,7 +137,9 @@ def color_text(color: int) -> str:
     return f"{color >> 16} {color >> 8 & 255} {color & 255}"
 
 
-def parse_classes(lines: Sequence[str], origin: str = "classes.txt", first_id: int = 0) -> Legend:
+def parse_classes(
+    lines: Sequence[str], origin: str = "classes.txt", first_id: int = 0, multi_label: bool = False
+) -> Legend:
     """Parses the classes of a folder; empty lines and lines that start with # are skipped.
 
     Args:
@@ -145,6 +147,7 @@ def parse_classes(lines: Sequence[str], origin: str = "classes.txt", first_id: i
         colour, "void N" for an id that is void, "void N R G B" for both.
       origin: where the lines come from, for messages.
       first_id: the id of the first class.
+      multi_label: whether a pixel may have several classes; then the first is no background.
 
     Returns:
       The meaning of ids and colours. In pictures, classes without a colour get VOC's colours.
@@ -157,7 +160,7 @@ def parse_classes(lines: Sequence[str], origin: str = "classes.txt", first_id: i
     stated: dict[int, int] = {}
     void_ids: set[int] = set()
     void_place = None
-    palette = list(voc_colors())
+    palette = list(voc_colors())[multi_label:]  # without black, the background's
     for number, line in enumerate(lines, 1):
         words = line.replace(",", " ").split()
         if not words or words[0].startswith("#"):
@@ -165,7 +168,7 @@ def parse_classes(lines: Sequence[str], origin: str = "classes.txt", first_id: i
         is_void = words[0] == "void" and all(word.isdecimal() for word in words[1:]) and len(words) < 6
         numbers = words[-3:] if len(words) > 3 and all(word.isdecimal() for word in words[-3:]) else []
         name = "void" if is_void else " ".join(words[: len(words) - len(numbers)])
-        red, green, blue = map(int, numbers) if numbers else palette[len(classes) % 256]
+        red, green, blue = map(int, numbers) if numbers else palette[len(classes) % 255]
         color = red << 16 | green << 8 | blue
         if max(red, green, blue) > 255:
             raise UserError(f"{origin}, line {number}: colour {' '.join(numbers)} is not of 0-255")
@@ -182,7 +185,8 @@ def parse_classes(lines: Sequence[str], origin: str = "classes.txt", first_id: i
         if numbers:
             stated[color] = VOID if is_void else len(classes) - 1
     if not 2 <= len(classes) <= MAX_CLASSES:
-        raise UserError(f"{origin}: {len(classes)} classes; there must be 2 to {MAX_CLASSES}")
+        advice = "; one class alone: configs/folder.py:binary" if multi_label and len(classes) == 1 else ""
+        raise UserError(f"{origin}: {len(classes)} classes; there must be 2 to {MAX_CLASSES}{advice}")
     for value in sorted(void_ids):
         if not 0 <= value < 2**16:
             raise UserError(f"{origin}: 'void {value}': ids are 0 to 65535")
@@ -194,6 +198,6 @@ def parse_classes(lines: Sequence[str], origin: str = "classes.txt", first_id: i
             )
     if stated:
         stated.setdefault(void_color[0] << 16 | void_color[1] << 8 | void_color[2], VOID)
-    spec = DatasetSpec("folder", tuple(classes), void_color)
+    spec = DatasetSpec("folder", tuple(classes), void_color, multi_label)
     follows = void_place is not None and void_place < len(classes) and not void_ids
     return Legend(spec, stated, frozenset(void_ids), first_id, void_place if follows else None, origin)

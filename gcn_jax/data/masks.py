@@ -11,13 +11,14 @@ from PIL import Image
 
 from gcn_jax.data.deep_images import is_deep
 from gcn_jax.data.image_files import errors_named, load_pixels, open_image
-from gcn_jax.data.legend import NO_CLASS, Legend, Pair
+from gcn_jax.data.legend import NO_CLASS, Legend, Pair, color_text
 from gcn_jax.data.specs import VOID
 from gcn_jax.errors import UserError
 
 # Formats that keep every value; of WebP and TIFF, those files that do. (GIF's writers number its colours anew.)
 _LOSSLESS = ("BMP", "PNG", "TIFF", "WEBP")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+_WHITE = 0xFFFFFF
 _MOST_COLORS = 4096  # in a mask; more are those of a photograph, or of soft edges
 
 
@@ -54,6 +55,27 @@ class Mask(NamedTuple):
             where = f"(first at row {row}, column {column})"
             raise UserError(f"{name}: {legend.problem((int(ids[0]), int(colors[0])), where, by_color=by_color)}")
         return labels
+
+    def of_one_class(self, name: str) -> np.ndarray:
+        """A mask of one class, uint8 [H, W]: 0 where it is black, 255 where it is white, and 1 where it holds that.
+
+        A palette of white and black, in this order, counts by its colours. Raises `UserError` naming a pixel of another
+        value.
+        """
+        ids, colors = self._pairs(self.values if self.kind == "RGB" else np.arange(len(self.colors)))
+        states = np.select([ids == 0, ids == 1, (ids == 255) | (colors == _WHITE)], [0, 1, 255], NO_CLASS)
+        if self.kind == "palette" and self.colors[:2].tolist() == [_WHITE, 0]:
+            states[:2] = 255, 0
+        states = (states if self.kind == "RGB" else states[self.values]).astype(np.uint8)
+        if (states == NO_CLASS).any():
+            row, column = np.argwhere(states == NO_CLASS)[0]
+            value = self.values[row, column]
+            what = f"colour {color_text(int(value))}" if self.kind == "RGB" else f"value {value}"
+            raise UserError(
+                f"{name}: {what} (first at row {row}, column {column}); the mask of one class holds 0 and 1, or black "
+                f"and white, without soft edges; 255 beside 1 is void"
+            )
+        return states
 
     def _pairs(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The id and the colour of each value; -1 for what it lacks."""

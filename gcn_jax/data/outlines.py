@@ -42,23 +42,55 @@ def draw(
     Raises:
       UserError: if the image has more than `MAX_PIXELS` pixels.
     """
+    drawn, left_out = _sorted(annotations, height, width, name)
+    label = np.zeros((height, width), np.uint8)
+    for annotation, runs in drawn:
+        label[coco_mask.decode(runs).astype(bool)] = VOID if crowd(annotation) else annotation["class_id"]
+    return label, left_out
+
+
+def draw_planes(
+    annotations: Iterable[Mapping[str, Any]], height: int, width: int, name: str, classes: int
+) -> tuple[np.ndarray, list[LeftOut]]:
+    """Draws annotations as a mask of each class, whatever lies over them; other arguments are as of `draw`.
+
+    A crowd is void for its class where no other object of that class lies, an annotation of void for all classes.
+
+    Args:
+      classes: the number of classes, whose ids are 1, 2, ...
+
+    Returns:
+      uint8 [height, width, classes]: 1 where a class is, 0 where it is not, 255 void. And what was left out, as `draw`.
+    """
+    drawn, left_out = _sorted(annotations, height, width, name)
+    planes = np.zeros((height, width, classes), np.uint8)
+    is_void = [annotation["class_id"] == VOID or crowd(annotation) for annotation, _ in drawn]
+    for value, chosen in ((VOID, True), (1, False)):
+        for (annotation, runs), own in zip(drawn, is_void, strict=True):
+            if own == chosen and (class_id := annotation["class_id"]) != 0:
+                here = slice(None) if class_id == VOID else slice(class_id - 1, class_id)
+                planes[..., here][coco_mask.decode(runs).astype(bool)] = value
+    return planes, left_out
+
+
+def _sorted(
+    annotations: Iterable[Mapping[str, Any]], height: int, width: int, name: str
+) -> tuple[list[tuple[Mapping[str, Any], dict[str, Any]]], list[LeftOut]]:
+    """The annotations that can be drawn, each with its packed run lengths, in the order of drawing; and the others."""
     if height * width > MAX_PIXELS:
         raise UserError(f"{name}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
     drawn, left_out = [], []
     for annotation in annotations:
-        identity, is_crowd = annotation.get("id"), crowd(annotation)
+        identity = annotation.get("id")
         try:
             runs = _packed(annotation.get("segmentation"), height, width)
         except ValueError as error:
             left_out.append((identity, str(error)))
             continue
         area = _positive(annotation.get("area")) or float(coco_mask.area(runs))
-        order = (not is_crowd, -area, isinstance(identity, str), identity if isinstance(identity, int | str) else 0)
-        drawn.append((order, VOID if is_crowd else annotation["class_id"], runs))
-    label = np.zeros((height, width), np.uint8)
-    for _, value, runs in sorted(drawn, key=lambda one: one[0]):
-        label[coco_mask.decode(runs).astype(bool)] = value
-    return label, left_out
+        known = identity if isinstance(identity, int | str) else 0
+        drawn.append(((not crowd(annotation), -area, isinstance(identity, str), known), annotation, runs))
+    return [(annotation, runs) for _, annotation, runs in sorted(drawn, key=lambda one: one[0])], left_out
 
 
 def crowd(annotation: Mapping[str, Any]) -> bool:

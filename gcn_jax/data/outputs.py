@@ -3,12 +3,14 @@
 import contextlib
 import io
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
+from gcn_jax.errors import UserError
 from gcn_jax.files import written_whole
 
 # What can be asked for -> the ending of its file's name, and the maps that it is made of.
@@ -24,6 +26,7 @@ FORM = f"one or more of {', '.join(_OUTPUTS)}, with commas"
 GREY = ("confidence", "entropy")
 ANNOTATIONS = "annotations.json"  # of polygons
 OF_IMAGES = ("probabilities", "polygons")  # not of rasters
+OF_ONE_CLASS = ("confidence", "entropy")  # not where a pixel may have several classes
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -34,15 +37,41 @@ def parse(text: str) -> tuple[str, ...]:
     return names
 
 
-def endings(names: Sequence[str], of_raster: bool = False) -> dict[str, str]:
-    """What a file's name ends with, by output, for those that have a file for each image; PNGs of rasters are TIFFs."""
+def endings(names: Sequence[str], of_raster: bool = False, classes: Sequence[str] = ()) -> dict[str, str]:
+    """What a file's name ends with, by output, for those that have a file for each image; PNGs of rasters are TIFFs.
+
+    Args:
+      names: of the outputs.
+      of_raster: whether the image is one.
+      classes: where a pixel may have several classes, their names: "mask" is then "mask/0", "mask/1", ..., one of each.
+
+    Raises:
+      UserError: if two classes would have the same file.
+    """
     ends = {name: _OUTPUTS[name][0] for name in names if _OUTPUTS[name][0]}
+    if classes and "mask" in ends:
+        del ends["mask"]
+        owners: dict[str, str] = {}
+        for i, name in enumerate(classes):
+            safe = re.sub(r"[^\w.-]+", "_", name)
+            if (owner := owners.setdefault(safe.casefold(), name)) != name:
+                raise UserError(
+                    f"config.predict.outputs: the masks of the classes {owner!r} and {name!r} would both be called "
+                    f"NAME_{safe}.png; leave mask out, and take probabilities"
+                )
+            ends[f"mask/{i}"] = f"_{safe}.png"
     return {name: end.replace(".png", ".tif") if of_raster else end for name, end in ends.items()}
 
 
-def maps(names: Sequence[str]) -> tuple[str, ...]:
-    """The maps that outputs are made of, each once, in a fixed order."""
-    return tuple(sorted({needed for name in names for needed in _OUTPUTS[name][1]}))
+def maps(names: Sequence[str], multi_label: bool = False) -> tuple[str, ...]:
+    """The maps that outputs are made of, each once, in a fixed order.
+
+    Where a pixel may have several classes, each has a confidence of its own: its probability.
+    """
+    needed = {needed for name in names for needed in _OUTPUTS[name][1]}
+    if multi_label and "confidence" in needed:
+        needed = needed - {"confidence"} | {"probabilities"}
+    return tuple(sorted(needed))
 
 
 def levels(values: np.ndarray, bits: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw
 
 from gcn_jax.data import lettering
 from gcn_jax.data.band_transforms import is_rgb
+from gcn_jax.data.legend import NO_CLASS
 from gcn_jax.data.specs import VOID, DatasetSpec
 
 MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
@@ -29,19 +30,41 @@ def visible(image: np.ndarray) -> np.ndarray:
     return shown
 
 
+def one_class(label: np.ndarray) -> np.ndarray:
+    """A label to draw: as it is, uint8 [H, W]; or of several classes a pixel, [H, W, C], one of them at each pixel.
+
+    Where classes overlap, they take turns in stripes. Where none is, it is `NO_CLASS`, or void if any class is void.
+    """
+    if label.ndim == 2:
+        return label
+    held = label == 1
+    rows, columns = np.ogrid[: label.shape[0], : label.shape[1]]
+    width = max(2, max(label.shape[:2]) // 64)
+    turn = (rows + columns) // width % np.maximum(held.sum(-1), 1)
+    shown = np.where((label == VOID).any(-1), VOID, NO_CLASS).astype(np.uint8)
+    before = np.zeros(shown.shape, int)
+    for class_id in range(label.shape[-1]):
+        here = held[..., class_id]
+        shown[here & (before == turn)] = class_id
+        before += here
+    return shown
+
+
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Mixes an image, half and half, with the colours of its classes; pixels of class 0 and void stay as they are.
 
     Args:
       image: [H, W, C], drawn as `visible` draws it.
-      label: uint8 [H, W].
+      label: uint8 [H, W]; or bool [H, W, C], drawn as `one_class` draws it, where pixels of no class stay as they are.
       palette: uint8 [256, 3].
 
     Returns:
       uint8 [H, W, 3].
     """
     image = visible(image)
-    is_tinted = (label != 0) & (label != VOID)
+    untinted = (0, VOID) if label.ndim == 2 else (NO_CLASS, VOID)
+    label = one_class(label)
+    is_tinted = ~np.isin(label, untinted)
     blended = (image.astype(np.uint16) + palette[label]) // 2
     return np.where(is_tinted[..., None], blended, image).astype(np.uint8)
 
@@ -78,7 +101,7 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
 
     Args:
       images: [N, H, W, C], drawn as `visible` draws them.
-      labels: uint8 [N, H, W].
+      labels: uint8 [N, H, W], or [N, H, W, C], drawn as `one_class` draws them.
       names: the N images' names.
       spec: gives the classes' names and colours.
 
@@ -86,9 +109,9 @@ def contact_sheet(images: np.ndarray, labels: np.ndarray, names: list[str], spec
       uint8 [H', W', 3].
     """
     side, gap, line, columns = 256, 12, 22, 3
-    palette = spec.palette()
+    palette, labels = spec.palette(), np.stack([one_class(label) for label in labels])
     values = [int(value) for value in np.unique(labels)]
-    entries = ["void" if value == VOID else spec.class_names[value] for value in values]
+    entries = [{VOID: "void", NO_CLASS: "no class"}.get(value) or spec.class_names[value] for value in values]
     cell_width, cell_height = 2 * side + gap, side + line + gap
     width = columns * (cell_width + gap) + gap
     widest = max(lettering.length(name, f"class {value}") for name, value in zip(entries, values, strict=True))

@@ -1,7 +1,8 @@
 """What all data sets have in common: samples, and random access to them.
 
 A sample is ``{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "image_id": str}``; of bands that are not RGB the
-image is [H, W, C] of uint8, uint16 or float32.
+image is [H, W, C] of uint8, uint16 or float32. A multi-label sample, whose pixels may have several classes, has a label
+uint8 [H, W, classes]: 1 where a class is, 0 where it is not, 255 where it is void.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ class Sample(TypedDict):
 
     Attributes:
       image: uint8 [H, W, 3], RGB; or bands.
-      label: uint8 [H, W], class ids; 255 is void.
+      label: uint8 [H, W], class ids; 255 is void. Multi-label: uint8 [H, W, classes] of 0, 1 and 255.
       image_id: the image's name, unique in its data set.
     """
 
@@ -40,7 +41,10 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
     def class_presence(self) -> np.ndarray:
-        """Whether a sample holds a label value, bool [N, 256]; may read all labels when it is first asked for."""
+        """Whether a sample holds a label value, bool [N, 256]; may read all labels when it is first asked for.
+
+        Of multi-label samples: whether it holds a class.
+        """
         ...
 
 
@@ -48,7 +52,10 @@ class Split(Source, Protocol):
     """A whole split of a data set."""
 
     def pixels(self) -> np.ndarray:
-        """The number of pixels of each label value, int64 [256]."""
+        """The number of pixels of each label value, int64 [256].
+
+        Of multi-label samples: of each class, of void over all classes, and, at `legend.NO_CLASS`, of all pixels.
+        """
         ...
 
 

@@ -6,6 +6,7 @@ from the first of them.
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from gcn_jax.data.builders.base import SegmentationBuilder
 from gcn_jax.data.builders.cityscapes import Cityscapes
 from gcn_jax.data.builders.coco import CocoVoc
 from gcn_jax.data.builders.voc import Sbd, VocSegmentation
+from gcn_jax.data.class_folders import ClassFolders
 from gcn_jax.data.coco_folder import CocoFolder
 from gcn_jax.data.folder import SPLITS, LabelledFolder
 from gcn_jax.data.legend import Legend, parse_classes
@@ -36,6 +38,10 @@ FOLDERS: dict[str, Callable[..., OwnFolder]] = {LabelledFolder.name: LabelledFol
 DRAWN: dict[str, tuple[DatasetSpec, shapes.Draw]] = {
     "shapes": (SHAPES, shapes.draw),
     "far_ends": (FAR_ENDS, far_ends.draw),
+}
+_MULTI_LABEL: dict[str, Callable[..., OwnFolder]] = {
+    LabelledFolder.name: ClassFolders,
+    CocoFolder.name: functools.partial(CocoFolder, multi_label=True),
 }
 _FOLDERS = " and ".join(FOLDERS)
 # The splits of each data set.
@@ -58,6 +64,7 @@ class Datasets:
       cache_dir: for downloads and prepared records.
       seed: for the random split of a folder that holds no lists, and
       held_out: what that was when the run was started, see `gcn_jax.data.splits.draw`.
+      multi_label: whether a pixel of the user's own folder may have none, one or several classes.
       first_id: the id of the first class in a folder's masks.
       exif: "apply" or "ignore": whether a photograph's EXIF orientation counts where its mask fits both ways.
       white: the value of white in images of more than 8 bits; 0: what the files state or hold.
@@ -73,6 +80,7 @@ class Datasets:
     cache_dir: pathlib.Path
     seed: int
     held_out: tuple[str, ...] = ()
+    multi_label: bool = False
     first_id: int = 0
     exif: str = "apply"
     white: int = 0
@@ -130,13 +138,18 @@ def parse(key: str, data: Datasets) -> list[Part]:
 
 def spec_of(name: str, data: Datasets) -> DatasetSpec:
     """The label space of a data set; for a folder, ``data.classes`` tells it."""
+    if data.multi_label and name not in FOLDERS:
+        raise UserError(
+            f"config.data.multi_label=True: the pixels of {name} have one class each; of {_FOLDERS} alone they may "
+            f"have several"
+        )
     if name in BUILDERS:
         return BUILDERS[name].SPEC
     return DRAWN[name][0] if name in DRAWN else dataclasses.replace(_legend(data).spec, name=name)
 
 
 def _legend(data: Datasets) -> Legend:
-    return parse_classes(data.classes, "config.data.classes", data.first_id)
+    return parse_classes(data.classes, "config.data.classes", data.first_id, data.multi_label)
 
 
 def spec_from(data: Datasets) -> DatasetSpec:
@@ -157,7 +170,8 @@ def uses_folder(data: Datasets) -> str:
 
 def open_folder(data: Datasets, name: str = "") -> OwnFolder:
     """Opens the user's own folder, `uses_folder` or another; raises `UserError` if it does not hold what it should."""
-    return FOLDERS[name or uses_folder(data)](data.data_dir, data.cache_dir, data.seed, data.held_out, data.bands)
+    kind = (_MULTI_LABEL if data.multi_label else FOLDERS)[name or uses_folder(data)]
+    return kind(data.data_dir, data.cache_dir, data.seed, data.held_out, data.bands)
 
 
 def open_part(name: str, split: str, data: Datasets) -> Split:
@@ -237,13 +251,15 @@ def _check_classes(key: str, data: Datasets, parts: Sequence[tuple[Part, Split]]
     names = spec_of(parts[0][0].name, data).class_names
     absent = [name for name, number in zip(names, pixels, strict=False) if not number]
     where = f"config.data.{key}={getattr(data, key)!r}"
-    if len(absent) <= len(names) - 2:
+    if len(absent) <= len(names) - (1 if data.multi_label else 2):
         if absent:
             say(f"warning: {where}: the masks hold no pixel of {', '.join(absent)}")
         return
     held = next((name for name in names if name not in absent), "no class")
     problem = f"{where}: the masks hold {held} and void alone"
-    if pixels[VOID] and parts[0][0].name == LabelledFolder.name:
+    if data.multi_label:
+        problem = f"{where}: the masks hold no pixel of any class"
+    elif pixels[VOID] and parts[0][0].name == LabelledFolder.name:
         problem += (
             f"; 255 is void unless classes.txt gives white to a class: write '{names[0]} 0 0 0' and "
             f"'{names[1]} 255 255 255' if 255 is {names[1]}, or save the masks with ids 0, 1, 2, ..."

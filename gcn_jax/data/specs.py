@@ -25,11 +25,13 @@ class DatasetSpec:
       name: of the data set.
       classes: the classes; class i has id i.
       void_color: the colour of void (label 255) in pictures, RGB, 0-255.
+      multi_label: whether a pixel may have none, one or several of the classes; otherwise it has one.
     """
 
     name: str
     classes: tuple[ClassSpec, ...]
     void_color: tuple[int, int, int] = (224, 224, 192)
+    multi_label: bool = False
 
     @property
     def num_classes(self) -> int:

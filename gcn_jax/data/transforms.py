@@ -1,12 +1,13 @@
 """Transforms of an image and its label together, by NumPy and Pillow; values keep their type.
 
-Images are RGB, uint8 [H, W, 3], or bands, [H, W, C] of uint8, uint16 or float32; labels are uint8 [H, W]. Transforms
-return views where possible, so that pixels are copied only once, when `place` puts them into a batch.
+Images are RGB, uint8 [H, W, 3], or bands, [H, W, C] of uint8, uint16 or float32; labels are uint8 [H, W], or of several
+classes a pixel [H, W, classes]. Transforms return views where possible, so that pixels are copied only once, when
+`place` puts them into a batch.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +46,15 @@ def flip(sample: Sample, rng: np.random.Generator) -> Sample:
 def scale(sample: Sample, factor: float) -> Sample:
     """Resizes by a factor: images bilinearly with antialiasing, labels by nearest pixel."""
     height, width = _scaled(sample["label"].shape, factor)
-    label = Image.fromarray(sample["label"]).resize((width, height), Image.Resampling.NEAREST)
-    return {**sample, "image": resize(sample["image"], height, width), "label": np.asarray(label)}
+    label = _each_plane(sample["label"], lambda plane: plane.resize((width, height), Image.Resampling.NEAREST))
+    return {**sample, "image": resize(sample["image"], height, width), "label": label}
+
+
+def _each_plane(label: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Changes a label, [H, W], or each plane of [H, W, classes], as a picture."""
+    if label.ndim == 2:
+        return np.asarray(change(Image.fromarray(label)))
+    return np.stack([np.asarray(change(Image.fromarray(plane))) for plane in np.moveaxis(label, -1, 0)], axis=-1)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -80,8 +88,8 @@ def crop(
     """
     image, label = sample["image"], sample["label"]
     if turn:
-        label = turned(label, turn, VOID)  # whole, since several windows of it may be tried
-    is_larger = max(label.shape) > size
+        label = _turned_label(label, turn)  # whole, since several windows of it may be tried
+    is_larger = max(label.shape[:2]) > size
     window = _draw_window(label.shape, size, rng)
     for _ in range(_REDRAWS if is_larger and max_class_share < 1 else 0):
         if _largest_share(label[window]) <= max_class_share:
@@ -92,7 +100,7 @@ def crop(
 
 
 def _draw_window(shape: tuple[int, ...], size: int, rng: np.random.Generator) -> Window:
-    height, width = shape
+    height, width = shape[:2]
     top = rng.integers(max(height - size, 0), endpoint=True)
     left = rng.integers(max(width - size, 0), endpoint=True)
     return slice(top, min(top + size, height)), slice(left, min(left + size, width))
@@ -100,8 +108,18 @@ def _draw_window(shape: tuple[int, ...], size: int, rng: np.random.Generator) ->
 
 def _largest_share(label: np.ndarray) -> float:
     """The share of the pixels that are not void which the largest class covers; 1 if there are none."""
+    if label.ndim == 3:  # where no class is counts as one more
+        held, is_known = label == 1, (label != VOID).any(-1)
+        counts = [*held.sum((0, 1)), (is_known & ~held.any(-1)).sum()]
+        return float(max(counts) / is_known.sum()) if is_known.any() else 1.0
     counts = Image.fromarray(label).histogram()[:VOID]
     return max(counts) / sum(counts) if any(counts) else 1.0
+
+
+def _turned_label(label: np.ndarray, turn: Turn) -> np.ndarray:
+    if label.ndim == 2:
+        return turned(label, turn, VOID)
+    return np.stack([turned(plane, turn, VOID) for plane in np.moveaxis(label, -1, 0)], axis=-1)
 
 
 def turned(array: np.ndarray, turn: Turn, value: Sequence[float] | int, window: Window | None = None) -> np.ndarray:

@@ -40,6 +40,14 @@ class Calibration:
         starts[0] = 0
         return cls(np.add.reduceat(by_level, starts, axis=1).T)
 
+    @classmethod
+    def of_levels(cls, confidence: np.ndarray, pixels: np.ndarray, right: np.ndarray) -> "Calibration":
+        """The counts of some confidences, each of so many pixels, of which so many are right; all are [N]."""
+        found = cls.empty()
+        rows = np.stack([pixels, right, pixels * np.rint(confidence * _LEVELS).astype(np.int64)], axis=1)
+        np.add.at(found.counts, np.ceil(confidence * BINS).astype(int) - 1, rows)
+        return found
+
     def merge(self, other: "Calibration") -> "Calibration":
         """The counts of both's images together."""
         return Calibration(self.counts + other.counts)

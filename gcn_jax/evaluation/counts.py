@@ -94,7 +94,7 @@ class Counts:
 
     def miou(self) -> float:
         """The mean IoU, 0-1, over the classes that occur in truth or prediction; NaN if nothing was counted."""
-        return _mean(class_iou(self.confusion.sum(0)))
+        return mean(class_iou(self.confusion.sum(0)))
 
     def accuracies(self) -> tuple[float, float]:
         """The pixel accuracy, 0-1, up to `BOUNDARY_WIDTH` pixels from a boundary, and that of all other pixels.
@@ -120,21 +120,21 @@ class Counts:
         total = within[-1]
         iou, frequency = class_iou(total), total.sum(1)
         truth, predicted, both = self.boundary
-        boundary_iou = _ratio(both, truth + predicted - both)
-        accuracy = _ratio(np.diagonal(total), frequency)
+        boundary_iou = ratio(both, truth + predicted - both)
+        accuracy = ratio(np.diagonal(total), frequency)
         boundary_accuracy, internal_accuracy = self.accuracies()
         return {
             "miou": self.miou(),
             "pixel_accuracy": pixel_accuracy(total),
-            "mean_accuracy": _mean(accuracy),
-            "frequency_weighted_iou": float(_ratio(np.nansum(frequency * iou), frequency.sum())),
+            "mean_accuracy": mean(accuracy),
+            "frequency_weighted_iou": float(ratio(np.nansum(frequency * iou), frequency.sum())),
             "boundary_accuracy": boundary_accuracy,
             "internal_accuracy": internal_accuracy,
-            "boundary_iou": _mean(boundary_iou),
+            "boundary_iou": mean(boundary_iou),
             "iou": iou,
             "accuracy": accuracy,
             "boundary_iou_per_class": boundary_iou,
-            "trimap_miou": np.array([_mean(class_iou(confusion)) for confusion in within[:-1]]),
+            "trimap_miou": np.array([mean(class_iou(confusion)) for confusion in within[:-1]]),
             "confusion": total[:, :-1],
         }
 
@@ -150,7 +150,7 @@ def class_iou(confusion: np.ndarray) -> np.ndarray:
       float64 [C], 0-1.
     """
     both = np.diagonal(confusion)
-    return _ratio(both, confusion.sum(1) + confusion.sum(0)[:-1] - both)
+    return ratio(both, confusion.sum(1) + confusion.sum(0)[:-1] - both)
 
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
@@ -159,7 +159,7 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
     Args:
       confusion: int64 [C, C + 1], as in `class_iou`.
     """
-    return float(_ratio(np.trace(confusion), confusion.sum()))
+    return float(ratio(np.trace(confusion), confusion.sum()))
 
 
 def histogram(is_counted: np.ndarray, *variables: tuple[np.ndarray, int]) -> np.ndarray:
@@ -191,10 +191,12 @@ def histogram(is_counted: np.ndarray, *variables: tuple[np.ndarray, int]) -> np.
     return counts[:-1].astype(np.int64).reshape(shape)
 
 
-def _ratio(part: Any, whole: Any) -> np.ndarray:
+def ratio(part: Any, whole: Any) -> np.ndarray:
+    """Each part of its whole, float64; NaN where that is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; NaN if there are none."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -7,12 +7,12 @@ Nested from the outside in, as a `Protocol` asks for it:
   (an image that is lower or narrower than a window is padded to it in the same way);
 * the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
   if ``flip`` is set;
-* a view is what the network sees. Its scores are divided by the temperature before they become probabilities.
+* a view is what the network sees. Its scores are divided by the temperature before they become probabilities: by a
+  softmax, or where a pixel may have several classes by a sigmoid each.
 
 Where the protocol names a CRF, the probabilities of the whole image are then refined by it, see `gcn_jax.crf`.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ from gcn_jax.config.settings import Protocol
 from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
-from gcn_jax.inference.maps import Maps, cut, measured, stacked
+from gcn_jax.inference.maps import Maps, cut, measured, measured_of_each, stacked
 from gcn_jax.models import GCN
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
@@ -71,6 +71,7 @@ class Labeller:
                 f"config.mesh.space={space} devices"
             )
         self._temperature = protocol.temperature or 1.0
+        self._measured = measured_of_each if protocol.multi_label else measured
         self._maps = platform_jit(self._map_views, model.dtype, mesh, static_argnums=2)
         self._add = platform_jit(self._add_windows, model.dtype, mesh, donate_argnums=1)
         self._take = platform_jit(self._take_rows, model.dtype, mesh, static_argnums=2, donate_argnums=0)
@@ -106,7 +107,7 @@ class Labeller:
           variables: of the model, on the mesh.
           images: at most `batch_size` of uint8 [H, W, 3], RGB, or bands, of one canvas; one alone if it is None.
           wanted: which of `Maps` to compute.
-          truths: the true labels of each image, uint8 [H, W], if the loss is wanted.
+          truths: the true labels of each image, uint8 [H, W] or [H, W, C], if the loss is wanted.
 
         Returns:
           A function that waits for them: the maps of each image, NumPy arrays.
@@ -153,20 +154,6 @@ class Labeller:
         """The probability of each class: uint8 [H, W, 3] RGB, or bands -> float32 [H, W, num_classes]."""
         return self.start(variables, [image], ("probabilities",))()[0]["probabilities"]
 
-    def inputs(self, image: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What the network sees of an image at scale 1, and its labels: all of it or its windows, padded."""
-        shape = self.canvas(*label.shape)
-        tops, lefts = np.zeros((2, 1), np.int32)
-        if shape is None:
-            side, tops, lefts = self.grid(*label.shape)
-            shape = side, side
-        height, width = (max(pair) for pair in zip(shape, label.shape, strict=True))
-        image = pad(image, height, width, self._preprocessing.mean)
-        label = pad(label, height, width, VOID)
-        for top, left in itertools.product(tops, lefts):
-            window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
-            yield image[window], label[window]
-
     def _refined(self, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities, float32 [H, W, C], of an image by the CRF."""
         try:
@@ -201,7 +188,7 @@ class Labeller:
             view = jax.image.resize(view, (len(view), *shape, channels), "linear")
             logits: Any = self._model.apply(variables, view, train=False)
             logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
-            probabilities = self._softmax(logits)
+            probabilities = self._probabilities(logits)
             total += probabilities[:batch]
             if is_mirrored:
                 total += probabilities[batch:, :, ::-1]
@@ -213,12 +200,13 @@ class Labeller:
         """uint8 [B, H, W, 3], or bands, and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]."""
         if tuple(self._protocol.scales) == (1.0,) and not self._protocol.flip:
             scores: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
-            return measured(jnp, scores, self._softmax(scores), wanted, truth)  # labels need no probabilities
+            return self._measured(jnp, scores, self._probabilities(scores), wanted, truth)  # labels need no softmax
         probabilities = self._average_views(variables, images)
-        return measured(jnp, probabilities, probabilities, wanted, truth)
+        return self._measured(jnp, probabilities, probabilities, wanted, truth)
 
-    def _softmax(self, logits: jax.Array) -> jax.Array:
-        return jax.nn.softmax(logits if self._temperature == 1 else logits / self._temperature)
+    def _probabilities(self, logits: jax.Array) -> jax.Array:
+        scores = logits if self._temperature == 1 else logits / self._temperature
+        return jax.nn.sigmoid(scores) if self._protocol.multi_label else jax.nn.softmax(scores)
 
     # The windows of an image.
 
@@ -251,7 +239,7 @@ class Labeller:
         The image is an array, or is read where it is indexed; it is as large as a window or larger.
         """
         (side, tops, lefts), (height, columns) = grid, shape
-        zeros = np.zeros((side, columns, self._model.num_classes), np.float32)
+        zeros = np.zeros((side, columns, self._model.num_classes + self._protocol.multi_label), np.float32)
         total = jax.device_put(zeros, replicated(self.mesh) if self.mesh else None)
         for top, following in zip(tops, [*tops[1:], height], strict=True):
             for first in range(0, len(lefts), self.batch_size):
@@ -280,10 +268,16 @@ class Labeller:
     def _add_windows(
         self, variables: dict[str, PyTree], total: jax.Array, images: jax.Array, lefts: jax.Array, is_used: jax.Array
     ) -> jax.Array:
-        """Adds the weighted probabilities of windows, [B, S, S, 3], to the sum of their row, [S, W, C]."""
+        """Adds the weighted probabilities of windows, [B, S, S, 3], to the sum of their row, [S, W, C].
+
+        Those of several classes a pixel do not sum to the weight, so that this is one more channel.
+        """
         side = images.shape[1]
         tent = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5).astype(np.float32) / side
-        weighted = self._average_views(variables, images) * (tent[:, None] * tent)[None, :, :, None]
+        probabilities = self._average_views(variables, images)
+        if self._protocol.multi_label:
+            probabilities = jnp.pad(probabilities, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+        weighted = probabilities * (tent[:, None] * tent)[None, :, :, None]
         for i in range(len(images)):
             here = (0, lefts[i], 0)
             before = jax.lax.dynamic_slice(total, here, weighted[i].shape)
@@ -294,7 +288,10 @@ class Labeller:
         self, total: jax.Array, step: jax.Array, wanted: tuple[str, ...], truth: jax.Array | None
     ) -> tuple[Maps, jax.Array]:
         """The maps of a row of windows, and its share in the sum of the next row, which lies `step` pixels below."""
-        weight = total.sum(-1, keepdims=True)  # a window's probabilities sum to its weight
-        maps = measured(jnp, total, total / jnp.where(weight > 0, weight, 1), wanted, truth)
+        if self._protocol.multi_label:
+            scores, weight = total[..., :-1], total[..., -1:]
+        else:
+            scores, weight = total, total.sum(-1, keepdims=True)  # a window's probabilities sum to its weight
+        maps = self._measured(jnp, scores, scores / jnp.where(weight > 0, weight, 1), wanted, truth)
         is_reached = jnp.arange(len(total)) < len(total) - step
         return maps, jnp.where(is_reached[:, None, None], jnp.roll(total, -step, axis=0), 0)

@@ -11,7 +11,11 @@ from gcn_jax.data.specs import VOID
 # What is computed for an image, by name: "labels", uint8 [H, W]; "probabilities", float32 [H, W, C]; "confidence", the
 # largest of them, and "entropy", theirs divided by log(C), both float32 [H, W], 0-1; "loss", float32 [H, W], minus the
 # logarithm of the true class's probability, 0 where the truth is void.
+# Where a pixel may have several classes, "labels" are bool [H, W, C], whether a class's probability is above 1/2;
+# "levels" are the probabilities in steps of 1 / LEVELS, rounded up, from 1 on, uint16 [H, W, C]; and "loss" is the sum
+# over the classes of minus the logarithm of the probability of what is true.
 Maps = dict[str, Any]
+LEVELS = 1024
 
 
 def measured(xp: Any, scores: Any, probabilities: Any, wanted: tuple[str, ...], truth: Any = None) -> Maps:
@@ -34,15 +38,30 @@ def measured(xp: Any, scores: Any, probabilities: Any, wanted: tuple[str, ...], 
     return {name: measures[name]() for name in wanted}
 
 
+def measured_of_each(xp: Any, scores: Any, probabilities: Any, wanted: tuple[str, ...], truth: Any = None) -> Maps:
+    """As `measured`, where a pixel may have several classes; truth is uint8 [..., C]."""
+    del scores
+    measures: dict[str, Callable[[], Any]] = {
+        "labels": lambda: probabilities > 0.5,
+        "levels": lambda: xp.clip(xp.ceil(probabilities * LEVELS), 1, LEVELS).astype(xp.uint16),
+        "probabilities": lambda: probabilities,
+        "loss": lambda: _logs(xp, xp.where(truth == 1, probabilities, 1 - probabilities), truth).sum(-1),
+    }
+    return {name: measures[name]() for name in wanted}
+
+
+def _logs(xp: Any, of_truth: Any, truth: Any) -> Any:
+    least = np.finfo(np.float32).tiny  # what has underflowed to 0 counts as that
+    return xp.where(truth == VOID, 0, -xp.log(xp.maximum(of_truth, least)))
+
+
 def _entropy(xp: Any, p: Any) -> Any:
     return -(p * xp.log(xp.where(p > 0, p, 1))).sum(-1) / math.log(p.shape[-1])
 
 
 def _loss(xp: Any, p: Any, truth: Any) -> Any:
     ids = np.arange(p.shape[-1], dtype=np.uint8).reshape(*[1] * truth.ndim, -1)
-    of_truth = xp.where(truth[..., None] == ids, p, 0).sum(-1)
-    least = np.finfo(np.float32).tiny  # what has underflowed to 0 counts as that
-    return xp.where(truth == VOID, 0, -xp.log(xp.maximum(of_truth, least)))
+    return _logs(xp, xp.where(truth[..., None] == ids, p, 0).sum(-1), truth)
 
 
 def cut(maps: Maps, height: int, width: int) -> Maps:

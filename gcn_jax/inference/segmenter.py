@@ -56,7 +56,8 @@ class Segmenter:
             ``preprocessing.dtype``.
 
         Returns:
-          uint8 [H, W].
+          uint8 [H, W]. Where a pixel may have several classes (``spec.multi_label``), bool [H, W, num_classes]: whether
+          a class's probability is above 1/2.
 
         Raises:
           ValueError: if the image has another type or shape.
@@ -72,8 +73,9 @@ class Segmenter:
 
         Args:
           image: as of `predict`.
-          wanted: of "labels", uint8 [h, W]; "probabilities", float32 [h, W, num_classes]; "confidence", the largest of
-            these, and "entropy", theirs as a fraction of the largest possible, both float32 [h, W].
+          wanted: of "labels", as `predict` returns them; "probabilities", float32 [h, W, num_classes]; and, where a
+            pixel has one class, "confidence", the largest of these, and "entropy", theirs as a fraction of the largest
+            possible, both float32 [h, W].
         """
         return self._labeller.rows(self.variables, self._checked(image), wanted)
 

@@ -5,6 +5,8 @@ One pass over the images sums the NLL and its first two derivatives for a grid o
 first derivative is taken as the cubic polynomial of its values and slopes.
 """
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,9 @@ import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 
 from gcn_jax.console import bar
-from gcn_jax.data.samples import Source
+from gcn_jax.data.samples import Sample, Source
 from gcn_jax.data.specs import VOID
+from gcn_jax.data.transforms import pad
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import GCN
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
@@ -36,9 +39,16 @@ class Fit:
 
 
 def sum_over(
-    model: GCN, preprocessing: Preprocessing, labeller: Labeller, variables: dict[str, PyTree], source: Source
+    model: GCN,
+    preprocessing: Preprocessing,
+    labeller: Labeller,
+    variables: dict[str, PyTree],
+    source: Source,
+    multi_label: bool = False,
 ) -> tuple[np.ndarray, int]:
     """The sums that `fit` takes, over all images, at scale 1 and not mirrored; and the number of pixels, without void.
+
+    Where a pixel may have several classes, each of them counts as a pixel.
 
     Args:
       model: the network.
@@ -46,18 +56,35 @@ def sum_over(
       labeller: says what the network sees of an image: all of it, or its windows.
       variables: of the model.
       source: of images with labels.
+      multi_label: whether a pixel may have several classes.
     """
-    program = platform_jit(_make_sums(model, preprocessing), model.dtype)
+    sums_of = _make_sums_of_each if multi_label else _make_sums
+    program = platform_jit(sums_of(model, preprocessing), model.dtype)
     sums, pixels = np.zeros((len(_FACTORS), 3)), 0
     with bar("calibrating", len(source), "image") as progress:
         for i in range(len(source)):
             sample = source[i]
-            for image, label in labeller.inputs(sample["image"], sample["label"]):
+            for image, label in _inputs(labeller, sample, preprocessing.mean):
                 rows = np.asarray(program(variables, jnp.asarray(image[None]), jnp.asarray(label)), np.float64)
                 sums += rows.sum(-1)
                 pixels += int((label != VOID).sum())
             progress.update()
     return sums, pixels
+
+
+def _inputs(labeller: Labeller, sample: Sample, mean: Sequence[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What the network sees of an image at scale 1, and its labels: all of it or its windows, padded."""
+    size = sample["label"].shape[:2]
+    shape = labeller.canvas(*size)
+    tops, lefts = np.zeros((2, 1), np.int32)
+    if shape is None:
+        side, tops, lefts = labeller.grid(*size)
+        shape = side, side
+    height, width = (max(pair) for pair in zip(shape, size, strict=True))
+    image, label = pad(sample["image"], height, width, mean), pad(sample["label"], height, width, VOID)
+    for top, left in itertools.product(tops, lefts):
+        window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+        yield image[window], label[window]
 
 
 def _make_sums(model: GCN, preprocessing: Preprocessing) -> Any:
@@ -74,6 +101,23 @@ def _make_sums(model: GCN, preprocessing: Preprocessing) -> Any:
             mean = (weights * scores).sum(-1) / total
             variance = (weights * (scores - mean[..., None]) ** 2).sum(-1) / total
             return (jnp.stack([jnp.log(total) - factor * true, mean - true, variance]) * is_counted[None]).sum(-1)
+
+        return jax.lax.map(at, jnp.asarray(_FACTORS, jnp.float32))
+
+    return sums
+
+
+def _make_sums_of_each(model: GCN, preprocessing: Preprocessing) -> Any:
+    """As `_make_sums`, of a label [H, W, C] whose classes are decisions of their own."""
+
+    def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array) -> jax.Array:
+        scores: Any = model.apply(variables, normalize(image, preprocessing), train=False)[0]
+        margins, is_counted = jnp.where(label == 1, -scores, scores), label != VOID
+
+        def at(factor: jax.Array) -> jax.Array:
+            wrong = jax.nn.sigmoid(factor * margins)
+            terms = [jax.nn.softplus(factor * margins), margins * wrong, margins**2 * wrong * (1 - wrong)]
+            return (jnp.stack(terms) * is_counted[None]).sum((-1, -2))
 
         return jax.lax.map(at, jnp.asarray(_FACTORS, jnp.float32))
 

@@ -31,7 +31,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     model, preprocessing = settings.model_from(config), settings.preprocessing(config)
     labeller = Labeller(model, preprocessing, settings.protocol(config))
     say(f"calibrating step {step} of {workdir} on {len(source)} images of {config.data.eval}")
-    found = fit(*sum_over(model, preprocessing, labeller, variables, source))
+    found = fit(*sum_over(model, preprocessing, labeller, variables, source, config.data.multi_label))
     if found is None:
         raise UserError(
             f"config.data.eval={config.data.eval}: no temperature from {1 / HOTTEST:g} to {HOTTEST:g} fits, as where "

@@ -75,6 +75,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
     """Searches; prints a table, and writes ``crf_search.json`` to the workdir."""
     if bands.parse(config.data.channels):
         raise UserError(f"config.data.channels={config.data.channels}: the CRF needs colours; it has no use for bands")
+    if config.data.multi_label:
+        raise UserError("config.data.multi_label=True: the CRF gives each pixel one class")
     make_workdir(workdir)
     texts = combinations(config.crf_search)
     step, variables = load_trained(workdir, config.eval.checkpoint)

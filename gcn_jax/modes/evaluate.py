@@ -14,9 +14,10 @@ from gcn_jax.checkpoints.best import read_best
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.config import settings
 from gcn_jax.console import say
-from gcn_jax.data.pictures import visible
+from gcn_jax.data.pictures import one_class, visible
 from gcn_jax.data.samples import Source
 from gcn_jax.data.sources import open_source
+from gcn_jax.data.specs import VOID
 from gcn_jax.evaluation.evaluator import Evaluation, Evaluator
 from gcn_jax.evaluation.result import as_json, comparison, score_table
 from gcn_jax.files import RunFile, make_workdir, output_path, write_json, write_text
@@ -96,7 +97,9 @@ def examples(evaluation: Evaluation, source: Source) -> list[Example]:
     chosen = []
     for place in sorted(ranks, key=ranked.index):
         image, sample = images[place], source[place]
-        prediction = np.frombuffer(zlib.decompress(image.packed), np.uint8).reshape(sample["label"].shape)
-        shown = visible(sample["image"])
-        chosen.append(Example(image.image_id, ranks[place], image.miou, shown, sample["label"], prediction))
+        label = sample["label"]
+        prediction = np.frombuffer(zlib.decompress(image.packed), np.uint8).reshape(label.shape)
+        is_wrong = label != prediction if label.ndim == 2 else ((label != prediction) & (label != VOID)).any(-1)
+        maps = one_class(label), one_class(prediction), is_wrong
+        chosen.append(Example(image.image_id, ranks[place], image.miou, visible(sample["image"]), *maps))
     return chosen

@@ -8,10 +8,9 @@ from gcn_jax.checkpoints.manager import Checkpoints
 from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.data.samples import Source
-from gcn_jax.evaluation.counts import SCORES
 from gcn_jax.evaluation.evaluator import Evaluator
 from gcn_jax.evaluation.result import as_json, conditions, score_table
-from gcn_jax.evaluation.score import logged_as, score
+from gcn_jax.evaluation.score import logged_as, score, scores_of
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.runtime import agreement
 from gcn_jax.runtime.mesh import gather, local_mesh
@@ -65,7 +64,7 @@ class Evaluations:
         else:
             self._checkpoints.mark(Best(step, result["miou"] or 0.0, self._images, self._best_by, value))
         self._log.pictures(step, found.pictures)
-        scores = {name: score(result, name) for name in dict.fromkeys((*SCORES, LOSS, self._best_by))}
+        scores = {name: score(result, name) for name in dict.fromkeys((*scores_of(result), LOSS, self._best_by))}
         self._log.scalars(step, {logged_as(name): value for name, value in scores.items() if value is not None})
         say(f"evaluated at step {step}\n{score_table(result)}")
 

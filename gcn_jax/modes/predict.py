@@ -126,9 +126,9 @@ def _skipped(counts: collections.Counter[str], root: pathlib.Path) -> str:
 
 
 def plan_outputs(
-    inputs: list[Input], form: str, folder: pathlib.Path, names: Sequence[str]
+    inputs: list[Input], form: str, folder: pathlib.Path, names: Sequence[str], classes: Sequence[str] = ()
 ) -> list[dict[str, pathlib.Path]]:
-    """Where each image's outputs go, by their names; for a server these are masks alone.
+    """Where each image's outputs go, by their names; for a server these are masks alone. For classes see `endings`.
 
     Raises:
       UserError: if two images would share an output, or one would overwrite an image or lie elsewhere.
@@ -136,7 +136,7 @@ def plan_outputs(
     masks = submissions.mask_folder(form, folder)
     wanted = names if form == "masks" else ["mask"]
     planned = [
-        {name: masks / f"{item.stem}{end}" for name, end in outputs.endings(wanted, item.is_raster).items()}
+        {name: masks / f"{item.stem}{end}" for name, end in outputs.endings(wanted, item.is_raster, classes).items()}
         for item in inputs
     ]
     images = {item.path.resolve() for item in inputs if item.path}
@@ -204,9 +204,9 @@ def _apply(segmenter: Segmenter, image: np.ndarray, names: Sequence[str], paths:
         if "probabilities" in paths:
             shape = (*image.shape[:2], len(classes))
             write = stack.enter_context(outputs.probabilities_file(paths["probabilities"], shape, classes))
-        for maps in segmenter.rows(image, outputs.maps(names)):
+        for maps in segmenter.rows(image, outputs.maps(names, segmenter.spec.multi_label)):
             if "probabilities" in paths:
-                write(maps.pop("probabilities"))
+                write(maps["probabilities"] if "polygons" in names else maps.pop("probabilities"))
             parts.append(maps)
     return stacked(parts)
 
@@ -215,9 +215,11 @@ def _write(config: ml_collections.ConfigDict, spec: DatasetSpec, maps: Maps, pat
     """Writes an image's mask and grey pictures, as far as they are wanted."""
     if "mask" in paths:
         write_bytes(paths["mask"], submissions.encode(config.predict.format, maps["labels"], spec))
-    for name in outputs.GREY:
-        if name in paths:
-            write_bytes(paths[name], outputs.encode_grey(maps[name], config.predict.bits))
+    for name, path in paths.items():
+        if name in outputs.GREY:
+            write_bytes(path, outputs.encode_grey(maps[name], config.predict.bits))
+        elif name.startswith("mask/"):
+            write_bytes(path, outputs.encode_grey(maps["labels"][..., int(name.removeprefix("mask/"))], 8))
 
 
 def _label(
@@ -234,7 +236,7 @@ def _label(
     maps = _apply(trained, image, outputs.parse(config.predict.outputs), paths)
     _write(config, trained.spec, maps, paths)
     if annotate and item.path:
-        annotate(item.path.name, maps["labels"], maps["confidence"])
+        annotate(item.path.name, maps["labels"], maps["probabilities" if trained.spec.multi_label else "confidence"])
     return overlay(image, maps["labels"], trained.spec.palette()) if "overlay" in paths else None, white
 
 
@@ -249,7 +251,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     inputs = [replace(item, is_raster=item.is_raster and form == "masks") for item in find_inputs(pattern, data)]
     check_outputs([item.path for item in inputs if item.path and item.is_raster], names)
     submissions.check(form, spec, [item.stem for item in inputs])
-    planned = plan_outputs(inputs, form, output, names)
+    planned = plan_outputs(inputs, form, output, names, spec.class_names if spec.multi_label else ())
     annotations = check_annotations(inputs, output) if "polygons" in names else None
     for folder in {submissions.mask_folder(form, output), *(p.parent for paths in planned for p in paths.values())}:
         make_folder(f"--output={output}", folder)

@@ -9,6 +9,7 @@ from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.data import lettering
 from gcn_jax.data.batches import TrainBatches
+from gcn_jax.data.legend import NO_CLASS
 from gcn_jax.data.pictures import contact_sheet, save_picture
 from gcn_jax.data.sources import open_sources, open_splits, spec_from
 from gcn_jax.data.specs import VOID, DatasetSpec
@@ -58,11 +59,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def count_table(counts: dict[str, tuple[int, np.ndarray]], spec: DatasetSpec) -> str:
     """Images and pixels of each class and its id, as text: name -> (images, pixels of each label value [256])."""
     values = {value: f"{value:3} {name}" for value, name in [*enumerate(spec.class_names), (VOID, "void")]}
+    totals = [pixels[NO_CLASS] if spec.multi_label else pixels.sum() for _, pixels in counts.values()]
     images = [f"{number:,}" for number, _ in counts.values()]
     return table(
         [("", *counts), ("images", *images)],
         [
             *((name, *(f"{pixels[value]:,}" for _, pixels in counts.values())) for value, name in values.items()),
-            ("pixels", *(f"{pixels.sum():,}" for _, pixels in counts.values())),
+            ("pixels", *(f"{total:,}" for total in totals)),
         ],
     )

@@ -92,7 +92,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
         check_divides(mesh, settings.batch_sizes(config), config.data.size)
         was_resumed = bool(saved_steps(workdir))
         check_start(config, workdir, was_resumed)
-        check_score(config.eval.best_by, settings.spec_from(config).class_names)
+        check_score(config.eval.best_by, settings.spec_from(config))
     if jax.process_index() == 0:
         set_damaged_aside(workdir)
     is_resumed = gather(bool(saved_steps(workdir)))[0]

@@ -43,7 +43,8 @@ def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> t
     state = jax.eval_shape(lambda v: init_state(v, recipe), variable_shapes(recipe.model))
     pixels = (batch_size, size, size)
     images = jax.ShapeDtypeStruct((*pixels, recipe.model.channels), recipe.preprocessing.dtype)
-    batch = {"image": images, "label": jax.ShapeDtypeStruct(pixels, jnp.uint8)}
+    planes = (recipe.model.num_classes,) if recipe.loss.multi_label else ()
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((*pixels, *planes), jnp.uint8)}
 
     def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

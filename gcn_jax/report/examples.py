@@ -26,6 +26,7 @@ class Example:
     image: np.ndarray  # uint8 [H, W, 3]
     label: np.ndarray  # uint8 [H, W]; 255 void
     prediction: np.ndarray  # uint8 [H, W]
+    is_wrong: np.ndarray  # bool [H, W]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def draw_pictures(shown: Example, spec: DatasetSpec) -> Pictures:
     factor = min(1.0, _LARGEST_SIDE / max(height, width))
     size = max(1, round(factor * width)), max(1, round(factor * height))
     photo = Image.fromarray(shown.image).resize(size, Image.Resampling.LANCZOS)
-    label, prediction = (
+    label, prediction, is_wrong = (
         np.asarray(Image.fromarray(map_).resize(size, Image.Resampling.NEAREST))
-        for map_ in (shown.label, shown.prediction)
+        for map_ in (shown.label, shown.prediction, shown.is_wrong)
     )
     buffer = io.BytesIO()
     photo.save(buffer, "JPEG", quality=85)
@@ -64,18 +65,18 @@ def draw_pictures(shown: Example, spec: DatasetSpec) -> Pictures:
         "image": data_uri("jpeg", buffer.getvalue()),
         "truth": data_uri("png", encode_label(label, palette)),
         "prediction": data_uri("png", encode_label(np.where(label == VOID, label, prediction), palette)),
-        "errors": data_uri("png", _errors(np.asarray(photo.convert("L")), label, prediction)),
+        "errors": data_uri("png", _errors(np.asarray(photo.convert("L")), label, is_wrong)),
     }
     return Pictures(shown.image_id, shown.rank, shown.miou, *size, addresses)
 
 
-def _errors(grey: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> bytes:
-    """A PNG of an example's mistakes: red over a faint photo, void flat grey; all uint8 [H, W]."""
+def _errors(grey: np.ndarray, label: np.ndarray, is_wrong: np.ndarray) -> bytes:
+    """A PNG of an example's mistakes: red over a faint photo, void flat grey; all [H, W]."""
     red = 254
     palette = np.repeat(np.linspace(120, 250, 256).astype(np.uint8)[:, None], 3, axis=1)
     palette[red], palette[VOID] = _WRONG_RED, _VOID_GREY
     shade = grey // 8 * 8  # few greys make small files
-    picture = np.where(label == VOID, VOID, np.where(label == prediction, shade, red))
+    picture = np.where(label == VOID, VOID, np.where(is_wrong, red, shade))
     return encode_label(picture.astype(np.uint8), palette)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gcn_jax.checkpoints.best import LOSS
 from gcn_jax.data.specs import DatasetSpec
-from gcn_jax.evaluation.counts import SCORES
+from gcn_jax.evaluation.score import scores_of, titled
 from gcn_jax.report.charts import PLOT
 from gcn_jax.report.confusions import confusion_map
 from gcn_jax.report.curves import (
@@ -70,14 +70,15 @@ def render(
       field: the run's receptive field, if it was drawn.
       best_by: the score by which the run's best step was chosen.
     """
-    matrix = np.array(result["confusion_matrix"], np.int64)
+    matrix = result.get("confusion_matrix")
+    near = [boundary_chart(result)] if "trimap_miou" in result else []
     sections = [
         Section("scores", "Scores", _scores(result)),
         Section("comparison", "Comparison", _comparison(runs, title) if len(runs) > 1 else None),
         Section("training", "Training", training_charts(records, best_by)),
         Section("classes", "Classes", _classes(result, spec)),
-        Section("confusions", "Confusions", confusion_map(matrix, spec.class_names)),
-        Section("boundaries", "Boundaries and images", [boundary_chart(result), image_histogram(result)]),
+        Section("confusions", "Confusions", matrix and confusion_map(np.array(matrix, np.int64), spec.class_names)),
+        Section("boundaries", "Boundaries and images" if near else "Images", [*near, image_histogram(result)]),
         Section("confidence", "Confidence", [reliability_chart(result), confidence_histogram(result)]),
         Section("receptive", "Receptive field", field_picture(field) if field else None),
         Section("examples", "Examples", [draw_pictures(e, spec) for e in examples]),
@@ -103,46 +104,58 @@ def _conditions(result: dict[str, Any]) -> str:
 
 def _scores(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The name, value and meaning of each score."""
-    width = result["boundary_width"]
     notes = {
         "miou": "mean over classes of intersection / union",
         "pixel_accuracy": "of all pixels",
         "mean_accuracy": "mean over classes",
         "frequency_weighted_iou": "classes weighted by their pixels",
-        "boundary_accuracy": f"of pixels ≤ {width} px from an object's boundary",
+        "boundary_accuracy": f"of pixels ≤ {result.get('boundary_width')} px from an object's boundary",
         "internal_accuracy": "of all other pixels",
+        "mean_f1": "mean over classes",
+        "mean_precision": "how much of what is predicted is right",
+        "mean_recall": "how much of what is there is predicted",
+        "mean_average_precision": "precision over all thresholds, not 1/2 alone",
+        "exact_match": "of pixels whose classes are all right",
         "boundary_iou": "mean IoU of the rims of the classes' regions",
     }
-    tiles = [(capitalized(SCORES[key]), percent(result[key], 2), note) for key, note in notes.items()]
+    tiles = [(capitalized(titled(key)), percent(result[key], 2), notes[key]) for key in notes if key in result]
     loss = "–" if result[LOSS] is None else f"{result[LOSS]:.4f}"
-    return [*tiles, ("Loss", loss, "mean cross-entropy of all pixels, in nats")]
+    what = "cross-entropy of all pixels" if "confusion_matrix" in result else "binary cross-entropy of all decisions"
+    return [*tiles, ("Loss", loss, f"mean {what}, in nats")]
 
 
 def _comparison(runs: dict[str, dict[str, Any]], title: str) -> Table:
     """A table of runs by scores, the best of a column marked."""
-    best = {key: max((run[key] for run in runs.values() if run[key] is not None), default=None) for key in SCORES}
+    names = scores_of(*runs.values())
+    best = {key: max((run[key] for run in runs.values() if run[key] is not None), default=None) for key in names}
     rows = []
     for name, run in runs.items():
-        cells = [f"{run['step']:,}", *(percent(run[key], 2) for key in SCORES)]
-        is_best = {i for i, key in enumerate(SCORES, start=1) if run[key] is not None and run[key] == best[key]}
+        cells = [f"{run['step']:,}", *(percent(run[key], 2) for key in names)]
+        is_best = {i for i, key in enumerate(names, start=1) if run[key] is not None and run[key] == best[key]}
         rows.append(Row(name, cells, is_best, is_current=name == title))
-    return Table("Comparison of runs", ["Run", "Step", *map(capitalized, SCORES.values())], rows)
+    return Table("Comparison of runs", ["Run", "Step", *map(capitalized, names.values())], rows)
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """A class of the data set and its scores, 0..1; IoU is None if the class is not in this data."""
+    """A class of the data set and its scores, 0..1, others in words; IoU is None if it is not in this data."""
 
     name: str
     color: tuple[int, int, int]
     iou: float | None
     boundary_iou: float | None
-    accuracy: float | None
+    others: str
 
 
 def _classes(result: dict[str, Any], spec: DatasetSpec) -> list[ClassScores]:
     """The classes' scores, the best IoU first."""
-    ious, rims, accuracies = (result[f"{key}_per_class"] for key in ("iou", "boundary_iou", "accuracy"))
+    ious, rims = result["iou_per_class"], result["boundary_iou_per_class"]
+    keys = ("accuracy", "f1", "precision", "recall", "average_precision")
+    others = {key.replace("_", " "): found for key in keys if (found := result.get(f"{key}_per_class"))}
+
+    def words(name: str) -> str:
+        return ", ".join(f"{key} {percent(scores[name])}" for key, scores in others.items())
+
     colors = {c.name: c.color for c in spec.classes}
     names = sorted(ious, key=lambda name: -1.0 if ious[name] is None else ious[name], reverse=True)
-    return [ClassScores(name, colors[name], ious[name], rims[name], accuracies[name]) for name in names]
+    return [ClassScores(name, colors[name], ious[name], rims[name], words(name)) for name in names]

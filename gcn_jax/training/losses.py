@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,7 @@ class Loss:
     hardest: float = 1.0
     hardest_min: int = 0
     focal_gamma: float = 2.0
+    multi_label: ClassVar[bool] = False
 
     def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         """The loss, float32 scalar, of logits float32 [B, H, W, C] and label uint8 [B, H, W], where 255 is void.
@@ -161,13 +163,20 @@ def dice(logits: jax.Array, label: jax.Array) -> jax.Array:
     probabilities p and its truth g, 0 or 1.
     """
     is_counted = (label != VOID)[..., None]
-    probabilities = jnp.where(is_counted, jax.nn.softmax(logits), 0.0)
-    truth = _one_hot(logits, label)
+    return dice_of(jnp.where(is_counted, jax.nn.softmax(logits), 0.0), _one_hot(logits, label))
+
+
+def dice_of(probabilities: jax.Array, truth: jax.Array) -> jax.Array:
+    """The Dice loss of probabilities, 0 where the label is void, and of the truth, bool, both [B, H, W, C]."""
     shared = jnp.where(truth, probabilities, 0.0).sum((0, 1, 2))
     sizes = truth.sum((0, 1, 2))
     scores = 2 * shared / jnp.maximum(probabilities.sum((0, 1, 2)) + sizes, 1e-7)
-    occurs = sizes > 0
-    return jnp.where(occurs, 1 - scores, 0.0).sum() / jnp.maximum(occurs.sum(), 1)
+    return mean_where(1 - scores, sizes > 0)
+
+
+def mean_where(losses: jax.Array, occurs: jax.Array) -> jax.Array:
+    """The mean of the losses [C] of the classes that occur, bool [C]; 0 if none does."""
+    return jnp.where(occurs, losses, 0.0).sum() / jnp.maximum(occurs.sum(), 1)
 
 
 def lovasz(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -178,15 +187,19 @@ def lovasz(logits: jax.Array, label: jax.Array) -> jax.Array:
     is_counted = (label != VOID).reshape(-1)
     probabilities = jax.nn.softmax(logits).reshape(-1, logits.shape[-1])
     truth = _one_hot(logits, label).reshape(probabilities.shape)
+    errors = jnp.where(is_counted[:, None], jnp.abs(truth - probabilities), 0.0)
+    return mean_where(lovasz_extension(errors, truth), truth.any(0))
 
-    def of_class(probability: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-        errors = jnp.where(is_counted, jnp.abs(truth - probability), 0.0)
+
+def lovasz_extension(errors: jax.Array, truth: jax.Array) -> jax.Array:
+    """The Lovász extension of 1 - IoU at the errors of each class, [pixels, C], 0 for void: [C]."""
+
+    def of_class(errors: jax.Array, truth: jax.Array) -> jax.Array:
         order = jnp.argsort(-jax.lax.stop_gradient(errors))
         hits = truth[order].astype(jnp.float32)
         size = hits.sum()
         iou_loss = 1 - (size - hits.cumsum()) / (size + (1 - hits).cumsum())
         growth = jnp.diff(iou_loss, prepend=0.0)
-        return jnp.vdot(errors[order], growth, precision=jax.lax.Precision.HIGHEST), size > 0
+        return jnp.vdot(errors[order], growth, precision=jax.lax.Precision.HIGHEST)
 
-    losses, occurs = jax.vmap(of_class, in_axes=1)(probabilities, truth)  # at once: one sort over all devices
-    return jnp.where(occurs, losses, 0.0).sum() / jnp.maximum(occurs.sum(), 1)
+    return jax.vmap(of_class, in_axes=1)(errors, truth)  # at once: one sort over all devices
