@@ -61,7 +61,7 @@ def test_one_foreground_class_needs_no_list_of_classes(tmp_path, white):
     config = importlib.import_module("configs.folder").get_config("binary")
     config.update(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     config_lib.validate(config)
-    check_score(config.eval.best_by, settings.spec_from(config).class_names)
+    check_score(config.eval.best_by, settings.spec_from(config))
     for source in open_sources(settings.datasets(config)):
         np.testing.assert_array_equal(source[0]["label"], expected)
 
@@ -108,7 +108,10 @@ def test_mistakes_are_told_in_a_line(mine, cache, tmp_path):
     modes = ["train", "prepare", "train", "prepare", "train", "prepare"]
     for args, message in (
         (("--config=configs/folder.py",), "config.data_dir is empty"),
-        (("--config=configs/folder.py:multi",), "configs/folder.py:multi: unknown stage; known: binary, or none"),
+        (
+            ("--config=configs/folder.py:multi",),
+            "configs/folder.py:multi: unknown stage; known: binary, multi_label, or none",
+        ),
         (("--config=configs/folder.py", f"--config.data_dir={broken}"), "03.png: colour 1 1 1"),
         (("--config=configs/folder.py", f"--config.data_dir={mine}", "--config.data.scale=2,1"), "config.data.scale"),
         (("--config=configs/cityscapes.py:stage3",), "unknown stage"),

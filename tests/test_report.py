@@ -31,7 +31,8 @@ def example(height=40, width=60, num_classes=4, **changes):
     label[5:9] = 255
     image = np.kron(rng.integers(0, 256, (height // 10, width // 10, 3)), np.ones((10, 10, 1))).astype(np.uint8)
     fields = {"image_id": "a", "rank": "best", "miou": 0.123, "image": image, "label": label, "prediction": prediction}
-    return report.Example(**{**fields, **changes})
+    fields |= changes
+    return report.Example(**fields, is_wrong=fields["label"] != fields["prediction"])
 
 
 def chart(page, title):

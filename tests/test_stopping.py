@@ -13,7 +13,7 @@ from gcn_jax import config as config_lib
 from gcn_jax.checkpoints import best
 from gcn_jax.config import settings
 from gcn_jax.data.shapes import ShapesSource
-from gcn_jax.data.specs import SHAPES
+from gcn_jax.data.specs import SHAPES, ClassSpec, DatasetSpec
 from gcn_jax.errors import UserError
 from gcn_jax.evaluation.counts import Counts
 from gcn_jax.evaluation.evaluator import Evaluation
@@ -117,11 +117,11 @@ def test_scores_are_those_of_an_evaluation(config):
     names += [f"{group}.{part}" for group in result if group.endswith("_per_class") for part in result[group]]
     names += [f"trimap_miou.{width}" for width in result["trimap_miou"]]
     for name in names:
-        check_score(name, SHAPES.class_names)
+        check_score(name, SHAPES)
         assert titled(name)
     assert (score(result, "loss"), score(result, "iou_per_class.background")) == (0.25, 0.25)
     assert score(result, "accuracy_per_class.disk") is None
-    check_score("iou_per_class.a.b c", ["other", "a.b c"])
+    check_score("iou_per_class.a.b c", DatasetSpec("x", (ClassSpec("other", (0, 0, 0)), ClassSpec("a.b c", (9, 9, 9)))))
     for name in (
         "",
         "mIoU",
@@ -135,7 +135,7 @@ def test_scores_are_those_of_an_evaluation(config):
         with pytest.raises(
             UserError, match=rf"config\.eval\.best_by='{re.escape(name)}': no score; known: miou, .* loss, iou"
         ):
-            check_score(name, SHAPES.class_names)
+            check_score(name, SHAPES)
 
 
 def test_a_patience_that_could_not_stop_is_refused(config):

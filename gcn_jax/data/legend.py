@@ -187,6 +187,16 @@ def parse_classes(
     if not 2 <= len(classes) <= MAX_CLASSES:
         advice = "; one class alone: configs/folder.py:binary" if multi_label and len(classes) == 1 else ""
         raise UserError(f"{origin}: {len(classes)} classes; there must be 2 to {MAX_CLASSES}{advice}")
+    _check_void(void_ids, classes, first_id, origin)
+    if stated:
+        stated.setdefault(void_color[0] << 16 | void_color[1] << 8 | void_color[2], VOID)
+    spec = DatasetSpec("folder", tuple(classes), void_color, multi_label)
+    follows = void_place is not None and void_place < len(classes) and not void_ids
+    return Legend(spec, stated, frozenset(void_ids), first_id, void_place if follows else None, origin)
+
+
+def _check_void(void_ids: set[int], classes: Sequence[ClassSpec], first_id: int, origin: str) -> None:
+    """Raises `UserError` for an id of void that cannot be one, or is a class's."""
     for value in sorted(void_ids):
         if not 0 <= value < 2**16:
             raise UserError(f"{origin}: 'void {value}': ids are 0 to 65535")
@@ -196,8 +206,3 @@ def parse_classes(
                 f"{origin}: {value} is void, but also the id of class {name!r}; if the ids of the classes begin with "
                 f"{value + 1}, set --config.data.first_id={value + 1}; otherwise take {name!r} or the line out"
             )
-    if stated:
-        stated.setdefault(void_color[0] << 16 | void_color[1] << 8 | void_color[2], VOID)
-    spec = DatasetSpec("folder", tuple(classes), void_color, multi_label)
-    follows = void_place is not None and void_place < len(classes) and not void_ids
-    return Legend(spec, stated, frozenset(void_ids), first_id, void_place if follows else None, origin)

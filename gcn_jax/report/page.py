@@ -71,15 +71,19 @@ def render(
       best_by: the score by which the run's best step was chosen.
     """
     matrix = result.get("confusion_matrix")
-    near = [boundary_chart(result)] if "trimap_miou" in result else []
+    images = [image_histogram(result)]
+    near = [boundary_chart(result), *images] if "trimap_miou" in result else None
+    confidence = [reliability_chart(result), confidence_histogram(result)]
     sections = [
         Section("scores", "Scores", _scores(result)),
         Section("comparison", "Comparison", _comparison(runs, title) if len(runs) > 1 else None),
         Section("training", "Training", training_charts(records, best_by)),
         Section("classes", "Classes", _classes(result, spec)),
         Section("confusions", "Confusions", matrix and confusion_map(np.array(matrix, np.int64), spec.class_names)),
-        Section("boundaries", "Boundaries and images" if near else "Images", [*near, image_histogram(result)]),
-        Section("confidence", "Confidence", [reliability_chart(result), confidence_histogram(result)]),
+        Section("boundaries", "Boundaries and images", near),
+        Section(
+            "confidence", "Confidence" if near else "Confidence and images", [*confidence, *([] if near else images)]
+        ),
         Section("receptive", "Receptive field", field_picture(field) if field else None),
         Section("examples", "Examples", [draw_pictures(e, spec) for e in examples]),
         Section("colours", "Colours", legend_entries(result, spec, examples)),
