@@ -156,6 +156,19 @@ def test_splits_may_be_folders_and_masks_have_endings(overlapping, tmp_path):
     np.testing.assert_array_equal(samples["val/sub/2"]["label"], draw(2)[1][..., :2])
 
 
+@pytest.mark.parametrize("form", ["masks/{split}/{name}", "masks/{name}/{split}"])
+def test_splits_may_be_folders_of_images(overlapping, tmp_path, form):
+    for split, number in (("train", 1), ("val", 2), ("test", 4)):
+        image, planes = draw(number)
+        save(tmp_path / f"mine/images/{split}/{number}.png", image)
+        for i, name in enumerate(("train", "square")):  # a class may be called so, too
+            save(tmp_path / "mine" / form.format(split=split, name=name) / f"{number}.png", planes[..., i])
+    samples = opened(overlapping)
+    assert list(samples) == ["train/1", "val/2"]
+    assert tuple(overlapping.data.classes) == ("square", "train")
+    np.testing.assert_array_equal(samples["val/2"]["label"], draw(2)[1][..., [1, 0]])
+
+
 def test_photographs_are_turned_unless_their_masks_fit_as_stored(overlapping, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -541,7 +554,9 @@ def test_the_sums_of_a_temperature_are_the_nll_and_its_slopes():
     rng = np.random.default_rng(0)
     logits, label = rng.standard_normal((6, 7, 3)).astype(np.float32), rng.choice(np.uint8([0, 1, 255]), (6, 7, 3))
     model = types.SimpleNamespace(apply=lambda variables, images, train: jnp.asarray(logits)[None])
-    sums = temperature._make_sums_of_each(model, Preprocessing((0, 0, 0), (1, 1, 1)))({}, jnp.zeros((1, 6, 7, 3), jnp.uint8), label)
+    sums = temperature._make_sums_of_each(model, Preprocessing((0, 0, 0), (1, 1, 1)))(
+        {}, jnp.zeros((1, 6, 7, 3), jnp.uint8), label
+    )
     found = np.asarray(sums, float).sum(-1)
 
     def nll(factor):
@@ -664,6 +679,16 @@ def test_a_model_is_trained_evaluated_applied_and_handed_on(tmp_path, cache):
     assert min(right) > 0.9
     with pytest.raises(UserError, match=r"config\.eval\.crf='voc' does not go with"):
         gcn_jax.load(model, crf="voc")
+    rasterio = pytest.importorskip("rasterio", reason="a raster's masks are TIFFs")
+    image, place = draw(2)[0], rasterio.transform.from_origin(5e5, 5e6, 1, 1)
+    profile = {"driver": "GTiff", "width": SIDE, "height": SIDE, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
+    with rasterio.open(tmp_path / "scene.tif", "w", **profile, transform=place) as file:
+        file.write(np.moveaxis(image, -1, 0))
+    run("--config=configs/folder.py", *common, "--mode=predict", f"--input={tmp_path}/scene.tif", f"--output={out}")
+    for i, name in enumerate(CLASSES):
+        with rasterio.open(out / f"scene_{name}.tif") as file:
+            assert file.transform == place
+            np.testing.assert_array_equal(file.read(1), 255 * gcn_jax.load(workdir).predict(image)[..., i])
     # The polygons, read back as data, are the masks.
     for number in range(40):
         save(out / f"{number}.png", draw(number)[0])

@@ -106,23 +106,33 @@ def _images_and_classes(
 ) -> dict[str, tuple[str, ...]]:
     """The paths of each image and of its masks, one for each class that it holds; notes the masks' classes."""
     images, masks = _by_name(root, base, images_in, suffixes), _by_name(root, base, masks_in, IMAGE_SUFFIXES)
-    parts = {path: name.partition("/") for name, path in masks.items()}
-    for path, (_, slash, _) in parts.items():
-        if not slash or not masks_in:
+    parts = {path: _class_and_image(name, images) for name, path in masks.items()}
+    for path, (folder, _) in parts.items():
+        if not folder or not masks_in:
             raise UserError(
                 f"{root / path}: is in no folder of a class; expected {masks_in or 'masks'}/CLASS/NAME.png for "
                 f"{images_in or 'images'}/NAME.jpg (one mask of class ids: --config.data.multi_label=False)"
             )
-    endings = (e for e in ENDINGS if all(_is_mask_of(name, e, images) for _, _, name in parts.values()))
+    endings = (e for e in ENDINGS if all(_is_mask_of(name, e, images) for _, name in parts.values()))
     ending = next(endings, "")
     found = {name: [path] for name, path in images.items()}
-    for path, (folder, _, name) in sorted(parts.items()):
+    for path, (folder, name) in sorted(parts.items()):
         if (image := name.removesuffix(ending)) not in found:
             expected = pathlib.PurePosixPath(images_in, f"{image}.jpg")
             raise UserError(f"{root / path}: has no image; expected {expected} or the like")
         found[image].append(path)
         class_of[path] = folder
     return {f"{base}/{name}" if base else name: tuple(paths) for name, paths in found.items()}
+
+
+def _class_and_image(name: str, images: dict[str, str]) -> tuple[str, str]:
+    """The class, "" for none, and the image of a mask CLASS/NAME; or train/CLASS/NAME, of the image train/NAME."""
+    folder, slash, image = name.partition("/")
+    own, _, rest = image.partition("/")
+    for found in ((folder, image), (own, f"{folder}/{rest}")):
+        if any(_is_mask_of(found[1], ending, images) for ending in ENDINGS):
+            return found
+    return (folder, image) if slash else ("", name)
 
 
 def _pairs(
