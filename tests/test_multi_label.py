@@ -534,6 +534,12 @@ def test_scores_are_those_of_each_mask():
             MultiLabelCounts.of_image(label=t[:-1], levels=m["levels"])
 
 
+def test_the_loss_of_a_sure_mistake_is_the_same_either_way():
+    probabilities, truth = np.float32([[[0, 1, 1e-20, 1]]]), np.uint8([[[1, 0, 1, 255]]])
+    loss = measured_of_each(np, None, probabilities, ("loss",), truth)["loss"]
+    np.testing.assert_allclose(loss, 3 * 24 * np.log(2), rtol=1e-6)
+
+
 def test_nothing_counted_has_no_score():
     counts = MultiLabelCounts.of_image(label=np.full((9, 9, 2), 255, np.uint8), levels=np.ones((9, 9, 2), np.uint16))
     assert all(np.isnan(counts.compute()[key]) for key in SCORES)

@@ -13,7 +13,8 @@ from gcn_jax.data.specs import VOID
 # logarithm of the true class's probability, 0 where the truth is void.
 # Where a pixel may have several classes, "labels" are bool [H, W, C], whether a class's probability is above 1/2;
 # "levels" are the probabilities in steps of 1 / LEVELS, rounded up, from 1 on, uint16 [H, W, C]; and "loss" is the sum
-# over the classes of minus the logarithm of the probability of what is true.
+# over the classes of minus the logarithm of the probability of what is true, but at least 2**-24: float32 has nothing
+# nearer to 1.
 Maps = dict[str, Any]
 LEVELS = 1024
 
@@ -45,13 +46,12 @@ def measured_of_each(xp: Any, scores: Any, probabilities: Any, wanted: tuple[str
         "labels": lambda: probabilities > 0.5,
         "levels": lambda: xp.clip(xp.ceil(probabilities * LEVELS), 1, LEVELS).astype(xp.uint16),
         "probabilities": lambda: probabilities,
-        "loss": lambda: _logs(xp, xp.where(truth == 1, probabilities, 1 - probabilities), truth).sum(-1),
+        "loss": lambda: _logs(xp, xp.where(truth == 1, probabilities, 1 - probabilities), truth, 2.0**-24).sum(-1),
     }
     return {name: measures[name]() for name in wanted}
 
 
-def _logs(xp: Any, of_truth: Any, truth: Any) -> Any:
-    least = np.finfo(np.float32).tiny  # what has underflowed to 0 counts as that
+def _logs(xp: Any, of_truth: Any, truth: Any, least: Any) -> Any:
     return xp.where(truth == VOID, 0, -xp.log(xp.maximum(of_truth, least)))
 
 
@@ -61,7 +61,8 @@ def _entropy(xp: Any, p: Any) -> Any:
 
 def _loss(xp: Any, p: Any, truth: Any) -> Any:
     ids = np.arange(p.shape[-1], dtype=np.uint8).reshape(*[1] * truth.ndim, -1)
-    return _logs(xp, xp.where(truth[..., None] == ids, p, 0).sum(-1), truth)
+    least = np.finfo(np.float32).tiny  # what has underflowed to 0 counts as that
+    return _logs(xp, xp.where(truth[..., None] == ids, p, 0).sum(-1), truth, least)
 
 
 def cut(maps: Maps, height: int, width: int) -> Maps:
