@@ -686,7 +686,7 @@ def test_a_model_is_trained_evaluated_applied_and_handed_on(tmp_path, cache):
     with pytest.raises(UserError, match=r"config\.eval\.crf='voc' does not go with"):
         gcn_jax.load(model, crf="voc")
     rasterio = pytest.importorskip("rasterio", reason="a raster's masks are TIFFs")
-    image, place = draw(2)[0], rasterio.transform.from_origin(5e5, 5e6, 1, 1)
+    image, place = draw(2)[0], rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)
     profile = {"driver": "GTiff", "width": SIDE, "height": SIDE, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
     with rasterio.open(tmp_path / "scene.tif", "w", **profile, transform=place) as file:
         file.write(np.moveaxis(image, -1, 0))
