@@ -33,7 +33,9 @@ _WORKDIR = flags.DEFINE_multi_string(
     "eval and predict: or a file of --mode=export",
 )
 _INPUT = flags.DEFINE_string("input", "", "predict: an image, a folder of images, a glob, or data: cityscapes/test")
-_OUTPUT = flags.DEFINE_string("output", "", "predict: the folder to write to; export: the file, model.safetensors")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "predict: the folder to write to; export: the file: .safetensors, .onnx, .stablehlo or .tflite"
+)
 _PROFILE = flags.DEFINE_integer(
     "profile_steps", 0, "train: how many steps to record for TensorBoard's profiler", lower_bound=0
 )

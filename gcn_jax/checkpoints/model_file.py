@@ -66,7 +66,7 @@ def save(
     metadata = {
         "format": FORMAT,
         "config": json.dumps({**config.to_dict(), **_NO_FOLDERS}),
-        **{key: json.dumps(value) for key, value in _description(config).items()},
+        **{key: json.dumps(value) for key, value in description(config).items()},
         "step": str(step),
         **({} if miou is None else {"miou": str(miou)}),
     }
@@ -77,7 +77,7 @@ def save(
         raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
 
 
-def _description(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def description(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What other programs need to know about a config, in types that JSON has."""
     spec = spec_from(config)
     return {
@@ -125,7 +125,7 @@ def load_trained(source: pathlib.Path, which: str) -> tuple[int, dict[str, PyTre
 
 def _check_metadata(path: pathlib.Path, metadata: dict[str, str], config: ml_collections.ConfigDict) -> None:
     """Raises `ValueError` unless a file's metadata are complete and agree with its config."""
-    for key, expected in _description(config).items():
+    for key, expected in description(config).items():
         try:
             found = json.loads(metadata[key])
         except (KeyError, ValueError, RecursionError) as error:

@@ -163,6 +163,12 @@ def spec_from(data: Datasets) -> DatasetSpec:
     return train
 
 
+def licences(data: Datasets) -> dict[str, str]:
+    """What the publishers of the training data say about their use, by the data set; nothing of the user's own."""
+    names = sorted({part.name for part in parse("train", data) if not part.is_removed})
+    return {name: BUILDERS[name].LICENSE for name in names if name in BUILDERS}
+
+
 def uses_folder(data: Datasets) -> str:
     """The name of the user's own folder if the data are one, whose classes are known only after looking into it."""
     return next((name for text in (data.train, data.eval) for name in FOLDERS if text.startswith(f"{name}/")), "")

@@ -30,7 +30,7 @@ class Mode:
 
 
 _PREDICT = (("input", "an image, a folder, a glob or a data set's split"), ("output", "a folder"))
-_EXPORT = (("output", "the file to write, such as model.safetensors"),)
+_EXPORT = (("output", "the file to write, such as model.safetensors or model.onnx"),)
 MODES = {
     "train": Mode("train", takes=("config", "workdir", "profile_steps")),
     "eval": Mode("evaluate", takes=("configs",), needs_trained=True, compares=True),

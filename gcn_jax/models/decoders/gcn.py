@@ -64,7 +64,7 @@ class GCN(nn.Module):
         """
         if images.ndim != 4 or images.shape[-1] != self.channels:
             raise ValueError(f"images must be [B, H, W, {self.channels}]. Got {images.shape=}")
-        if min(images.shape[1:3]) < STRIDE:
+        if any(side < STRIDE for side in images.shape[1:3]):  # each by itself: symbolic sides have no least
             raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
         with convolutions(self.convolutions):
             return self._logits(images, train)
