@@ -1,12 +1,14 @@
 """A trained model in other programs' formats: the same labels there, from the lines that docs/export.md shows."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -225,15 +227,15 @@ def test_weights_beyond_a_file_of_onnx_are_refused():
         graph.to_bytes(None, (), {}, "")
 
 
-def shown(heading):
-    """The lines of Python below a heading of docs/export.md."""
+def shown(start):
+    """The lines of Python in docs/export.md below a line with a certain start, a regular expression."""
     text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-    return re.search(rf"^## {heading}\n.*?^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    return re.search(rf"^{start}.*?^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
 
 
 def run_shown(heading, folder):
     """Runs them beside a model in a process that cannot import gcn_jax; returns labels.png."""
-    code = f"import sys\nsys.modules['gcn_jax'] = None\n{shown(heading)}"
+    code = f"import sys\nsys.modules['gcn_jax'] = None\n{shown('## ' + heading)}"
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, timeout=300)
     return np.asarray(Image.open(folder / "labels.png"))
@@ -263,6 +265,26 @@ def test_the_lines_in_the_docs(tmp_path, config, heading, suffix, packages):
         expected = segmenter.spec.palette()[expected]
     assert found.shape == expected.shape
     assert (found == expected).mean() > 0.999
+
+
+@pytest.mark.slow
+def test_the_lines_for_smaller_files(tmp_path, config):
+    pytest.importorskip("onnx", reason=MISSING)
+    onnxruntime = pytest.importorskip("onnxruntime", reason=MISSING)
+    from gcn_jax.export import onnx_file
+
+    segmenter = segmenter_of(config)
+    (tmp_path / "model.onnx").write_bytes(onnx_file.to_bytes(segmenter, {}))
+    images = [image_of(segmenter, 64, 64, seed) for seed in range(4)]
+    code = shown(r"\*\*Half the size")
+    with contextlib.chdir(tmp_path), warnings.catch_warnings(action="ignore"):
+        exec(code, {"images": images, "__name__": "shown"})
+    image = {"images": images[0][None]}
+    labels, _ = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, image)
+    for name, least, share in (("half", 0.99, 0.7), ("int8", 0.8, 0.6)):
+        path = tmp_path / f"{name}.onnx"
+        assert (onnxruntime.InferenceSession(path).run(None, image)[0] == labels).mean() > least
+        assert path.stat().st_size < share * (tmp_path / "model.onnx").stat().st_size
 
 
 @pytest.mark.slow
