@@ -167,6 +167,7 @@ _FACE = """
 import sys, gcn_jax
 assert gcn_jax.__file__ == {file!r}
 heavy = ["jax", "flax", "numpy", "scipy", "orbax", "tensorflow_datasets", "pycocotools", "PIL", "gcn_jax.models"]
+heavy += ["onnx", "onnxruntime"]
 assert not [name for name in heavy if name in sys.modules], "importing the package imports none of them"
 assert set(gcn_jax.__all__) <= set(dir(gcn_jax))
 try:
