@@ -72,6 +72,28 @@ def onnx_session(segmenter):
     return onnxruntime.InferenceSession(data)
 
 
+def test_overlapping_classes_in_other_programs(config):
+    """A mask of each class, from its own sigmoid: by onnxruntime, and by jax from StableHLO."""
+    pytest.importorskip("flatbuffers", reason=MISSING)
+    import jax.export
+
+    from gcn_jax.export import stablehlo
+
+    config.data.update(train="folder/train", eval="folder/val", classes=("sea", "land", "ice"), multi_label=True)
+    segmenter = segmenter_of(config)
+    image = image_of(segmenter, 64, 64)
+    (ours,) = segmenter.rows(image, ("labels", "probabilities"))
+    assert ours["labels"].any()
+    assert not ours["labels"].all()
+    program = jax.export.deserialize(bytearray(stablehlo.to_bytes(segmenter, {})))
+    found = [onnx_session(segmenter).run(None, {"images": image[None]})]
+    found.append([np.asarray(program.call(image[None])[name]) for name in ("labels", "probabilities")])
+    for labels, probabilities in found:
+        assert (labels.dtype, labels.shape) == (np.uint8, (1, 64, 64, 3))
+        np.testing.assert_allclose(probabilities[0], ours["probabilities"], rtol=0, atol=2e-5)
+        assert (labels[0] == ours["labels"]).mean() > 0.9995
+
+
 def test_onnx_gives_our_labels_of_any_size(config):
     segmenter = segmenter_of(config)
     session = onnx_session(segmenter)

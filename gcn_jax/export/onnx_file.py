@@ -22,7 +22,8 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
     The graph takes ``images``, uint8 [B, H, W, 3], RGB, of any size, or bands as the model takes them. It gives
     ``labels``, uint8 [B, H, W], and ``probabilities``, float32 [B, H, W, num_classes]: to rounding those of
     `Segmenter.predict` and `Segmenter.probabilities` at one scale, of an image of up to `WHOLE` pixels a side; a larger
-    one is taken whole. It computes in float32, whatever the model's dtype.
+    one is taken whole. Where a pixel may have several classes the labels are uint8 [B, H, W, num_classes], 1 where a
+    class is. It computes in float32, whatever the model's dtype.
 
     Args:
       segmenter: the model.
@@ -38,18 +39,14 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
     scores = network.logits(_input(graph, size, padded, preprocessing), preprocessing.channels == "BGR")
     scores = graph.add("Slice", scores, graph.integers(0, 0), size, graph.integers(2, 3))
     scores = graph.add("Transpose", scores, perm=[0, 2, 3, 1])
-    best = graph.add("ArgMax", scores, axis=-1, keepdims=0)
-    graph.add("Cast", best, name="labels", to=TensorProto.UINT8)
-    temperature = segmenter.protocol.temperature or 1.0
-    if temperature != 1:
-        scores = graph.add("Div", scores, graph.constant(np.float32(temperature)))
-    graph.add("Softmax", scores, name="probabilities", axis=-1)
+    _outputs(graph, scores, segmenter)
     sides = ("batch", "height", "width")
+    of_labels = (*sides, model.num_classes) if segmenter.spec.multi_label else sides
     kind = helper.np_dtype_to_tensor_dtype(preprocessing.dtype)
     data = graph.to_bytes(
         helper.make_tensor_value_info("images", kind, (*sides, model.channels)),
         [
-            helper.make_tensor_value_info("labels", TensorProto.UINT8, sides),
+            helper.make_tensor_value_info("labels", TensorProto.UINT8, of_labels),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, (*sides, model.num_classes)),
         ],
         {**metadata, "opset": str(OPSET)},
@@ -57,6 +54,19 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
     )
     onnx.checker.check_model(data)
     return data
+
+
+def _outputs(graph: Graph, scores: str, segmenter: Segmenter) -> None:
+    """Labels and probabilities of scores, float32 [B, H, W, num_classes]."""
+    temperature = segmenter.protocol.temperature or 1.0
+    scaled = scores if temperature == 1 else graph.add("Div", scores, graph.constant(np.float32(temperature)))
+    if segmenter.spec.multi_label:
+        graph.add("Sigmoid", scaled, name="probabilities")
+        labels = graph.add("Greater", "probabilities", graph.constant(np.float32(0.5)))
+    else:
+        graph.add("Softmax", scaled, name="probabilities", axis=-1)
+        labels = graph.add("ArgMax", scores, axis=-1, keepdims=0)
+    graph.add("Cast", labels, name="labels", to=TensorProto.UINT8)
 
 
 def canvas(graph: Graph, size: str, training_size: int) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from gcn_jax.inference.maps import Maps, measured
+from gcn_jax.inference.maps import Maps, measured, measured_of_each
 from gcn_jax.inference.segmenter import Segmenter
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.ops.convolution import Dtype
@@ -19,7 +19,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
     """What `jax.export.deserialize` takes: a function of images, [B, H, W, channels], any B and any H, W >= 32.
 
-    It returns ``{"labels": uint8 [B, H, W], "probabilities": float32 [B, H, W, num_classes]}``. Images are taken as
+    It returns ``{"labels": uint8 [B, H, W], "probabilities": float32 [B, H, W, num_classes]}``; where a pixel may have
+    several classes the labels are uint8 [B, H, W, num_classes], 1 where a class is. Images are taken as
     they are, where `Segmenter` pads them to one of a few shapes.
 
     Args:
@@ -40,10 +41,14 @@ def exported(segmenter: Segmenter, shape: Any, platforms: tuple[str, ...], dtype
     form: dict[str, Any] = {"convolutions": "plain", "dtype": dtype}
     model = segmenter.model.clone(backbone=segmenter.model.backbone.clone(**form, parent=None), **form)
     temperature = segmenter.protocol.temperature or 1.0
+    is_multi = segmenter.spec.multi_label
+    activation, measure = (jax.nn.sigmoid, measured_of_each) if is_multi else (jax.nn.softmax, measured)
 
     def program(images: jax.Array) -> Maps:
         scores: Any = model.apply(segmenter.variables, normalize(images, segmenter.preprocessing), train=False)
-        return measured(jnp, scores, jax.nn.softmax(scores / temperature), ("labels", "probabilities"))
+        probabilities = activation(scores / temperature)
+        maps = measure(jnp, scores, probabilities, ("labels", "probabilities"))
+        return {**maps, "labels": maps["labels"].astype(jnp.uint8)}
 
     images = jax.ShapeDtypeStruct(shape, segmenter.preprocessing.dtype)
     return jax.export.export(jax.jit(program), platforms=platforms)(images)
