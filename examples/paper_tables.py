@@ -84,7 +84,7 @@ def test(results: Results, score: str, first: str, second: str) -> str:
     elif p < 0.05 and (by_seed < 0).all():
         answer = "does not show"
     seeds = ", ".join(f"{d:+.2f}" for d in by_seed)
-    return f"{by_seed.mean():+.2f} ({seeds}) | {difference.shape[1]} | {p:.2g} | {answer}"
+    return f"{by_seed.mean():+.2f} ({seeds}) | {difference.shape[1]} | {p:.3g} | {answer}"
 
 
 def tests(results: Results) -> str:
@@ -112,7 +112,7 @@ def draw(results: Results, path: pathlib.Path) -> None:
         axis.set(xlabel=f"{SCORES[score]} (%)")
         axis.grid(axis="y", linewidth=0.4)
     axes[0].set_yticks(range(len(results)), [RUNS[name][0] for name in results])
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(results) - 0.5, -0.5)
     figure.savefig(path, dpi=110)
 
 
