@@ -4,8 +4,8 @@
     python examples/paper_tables.py --data_dir=ANIMALS --init_from=thin.safetensors --runs=runs/tables docs/results
 
 Trains and evaluates configs/animals.py:table, one run after the other; a run that is done is not trained again. The
-last folder gets `tables.md`, `tables.png` and, in `tables/`, what each run left: its `metrics.jsonl` and `eval.json`.
-`--only=baseline,gcn_7` takes some of the runs alone.
+last folder gets `tables.png` and, in `tables/`, what each run left: its `metrics.jsonl` and `eval.json`; the tables are
+printed. `--only=baseline,gcn_7` takes some of the runs alone.
 
 Tests: for each image the mean over the seeds of its accuracy inside objects, or near boundaries, with one head and with
 the other; Wilcoxon's signed-rank test of the differences over the images, two-sided. A claim "shows" if p < 0.05 and
@@ -117,7 +117,7 @@ def draw(results: Results, path: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """Trains, evaluates, and writes the tables and the figure."""
+    """Trains, evaluates, draws and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="the folder that examples/animals_folder.py makes")
     parser.add_argument("--init_from", required=True, help="the file that examples/thin_backbone.py makes")
@@ -136,10 +136,8 @@ def main() -> None:
             kept.mkdir(parents=True, exist_ok=True)
             for file in ("metrics.jsonl", "eval.json"):
                 shutil.copy(workdir / file, kept)
-    text = f"{table(results)}\n\n{tests(results)}\n"
-    (args.output / "tables.md").write_text(text)
     draw(results, args.output / "tables.png")
-    print(text)
+    print(f"{table(results)}\n\n{tests(results)}")
 
 
 if __name__ == "__main__":
