@@ -8,11 +8,13 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own convention)
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, inplanes, planes, stride, v1):
+    expansion = 4
+
+    def __init__(self, inplanes, planes, stride, v1, dilation=1):
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride if v1 else 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1 if v1 else stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1 if v1 else stride, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
@@ -28,19 +30,44 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+class BasicBlock(nn.Module):
+    expansion = 1
+
+    def __init__(self, inplanes, planes, stride, v1, dilation=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = None
+        if stride != 1 or inplanes != planes:
+            conv = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
 class ResNet(nn.Module):
-    def __init__(self, layers, width, v1=False):
+    """Dilated where `output_stride` is less than 32, as torchvision's `replace_stride_with_dilation` does it."""
+
+    def __init__(self, layers, width, v1=False, block=Bottleneck, output_stride=32):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inplanes = width
+        inplanes, dilation, stride = width, 1, 4
         for i, n in enumerate(layers):
             planes = width * 2**i
-            blocks = []
+            blocks, first, step = [], dilation, 1
+            if i > 0 and stride < output_stride:
+                stride, step = 2 * stride, 2
+            elif i > 0:
+                dilation *= 2
             for j in range(n):
-                blocks.append(Bottleneck(inplanes, planes, 2 if i > 0 and j == 0 else 1, v1))
-                inplanes = 4 * planes
+                blocks.append(block(inplanes, planes, step if j == 0 else 1, v1, first if j == 0 else dilation))
+                inplanes = block.expansion * planes
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
 
     def forward(self, x):

@@ -138,14 +138,15 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(value, other[name], err_msg=name, strict=True)
 
 
-def make_twin(sizes=(1, 1, 1, 1), width=4, v1=False):
+def make_twin(sizes=(1, 1, 1, 1), width=4, v1=False, basic=False, output_stride=32):
     """PyTorch's ResNet, with a classifier, where nothing is left at 0 or 1."""
     torch = pytest.importorskip("torch")
     from bench import twin as twin_lib
 
     torch.manual_seed(0)
-    resnet = twin_lib.ResNet(sizes, width, v1).eval()
-    resnet.fc = torch.nn.Linear(32 * width, 7)
+    block = twin_lib.BasicBlock if basic else twin_lib.Bottleneck
+    resnet = twin_lib.ResNet(sizes, width, v1, block, output_stride).eval()
+    resnet.fc = torch.nn.Linear(8 * block.expansion * width, 7)
     for name, tensor in resnet.state_dict().items():
         if name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)

@@ -12,9 +12,9 @@ from flax import linen as nn
 from gcn_jax import config as config_lib
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
-from gcn_jax.models.backbones.resnet import Bottleneck, Norm
+from gcn_jax.models.backbones.resnet import Bottleneck
 from gcn_jax.models.heads import ConvStack, GlobalConv, score_head
-from gcn_jax.models.layers import Conv
+from gcn_jax.models.layers import Conv, Norm
 from gcn_jax.runtime.mesh import put_share, replicated
 from tests.helpers import mesh_of, randomize, relative
 

@@ -108,6 +108,43 @@ def test_features_equal_the_twins(tmp_path, arrays, variables, strides_in):
     assert_same_features(model, gcn_jax.load_backbone(variables, path), resnet, (97, 130))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "sizes"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
+def test_features_of_basic_blocks_equal_the_twins(tmp_path, backbone, sizes):
+    """By torchvision's and by Hugging Face's names."""
+    model, resnet = build_model(5, backbone, 3, width=4), make_twin(sizes, basic=True)
+    found = {name: tensor.numpy() for name, tensor in resnet.state_dict().items()}
+    variables = init_variables(model, 0)
+    loaded = gcn_jax.load_backbone(variables, save(tmp_path / "weights.safetensors", found))
+    assert_same_features(model, loaded, resnet, (97, 130))
+    renamed = {hugging_face(name): array for name, array in found.items() if "num_batches" not in name}
+    assert_equal(gcn_jax.load_backbone(variables, save(tmp_path / "other.safetensors", renamed)), loaded)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sizes", "stride"),
+    [
+        ("resnet14", (1, 1, 1, 1), 8),
+        *(
+            pytest.param(name, (2, 2, 2, 2), *s, marks=pytest.mark.slow)
+            for name, *s in (("resnet26", 8), ("resnet18", 16))
+        ),
+    ],
+)
+def test_features_of_a_dilated_backbone_equal_the_twins(tmp_path, backbone, sizes, stride):
+    model = build_model(5, backbone, width=4, decoder="fcn8s", output_stride=stride)
+    resnet = make_twin(sizes, basic=backbone == "resnet18", output_stride=stride)
+    found = {name: tensor.numpy() for name, tensor in resnet.state_dict().items()}
+    loaded = gcn_jax.load_backbone(init_variables(model, 0), save(tmp_path / "weights.safetensors", found))
+    assert_same_features(model, loaded, resnet, (97, 130))
+
+
+def test_the_kind_of_blocks_is_named(tmp_path, arrays):
+    variables = init_variables(build_model(5, "resnet18", 3, width=4), 0)
+    with pytest.raises(ValueError, match=r"a third convolution \(layer1.0.conv3.weight\), as in ResNet-50 and deeper"):
+        gcn_jax.load_backbone(variables, save(tmp_path / "weights.safetensors", arrays))
+
+
 def test_features_of_a_real_file_equal_the_twins():
     """The tensors of a ResNet-152 in torchvision's names, in the file that GCN_JAX_RESNET152 names."""
     if "GCN_JAX_RESNET152" not in os.environ:

@@ -12,12 +12,12 @@ import flax
 import numpy as np
 
 from gcn_jax.checkpoints.tensor_files import plain
-from gcn_jax.models import GCN, variable_shapes
+from gcn_jax.models import Network, variable_shapes
 from gcn_jax.models.preprocessing import PyTree
 
 
 def carry_over(
-    fresh: dict[str, PyTree], trained: dict[str, PyTree], model: GCN, classes: Sequence[str], old: Sequence[str]
+    fresh: dict[str, PyTree], trained: dict[str, PyTree], model: Network, classes: Sequence[str], old: Sequence[str]
 ) -> tuple[dict[str, PyTree], list[str]]:
     """Puts trained weights into fresh ones.
 
@@ -32,7 +32,8 @@ def carry_over(
       New variables, and lines that tell what was copied and what was not; none if all was, to where it had been.
     """
     wanted, found = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (fresh, trained))
-    larger = flax.traverse_util.flatten_dict(variable_shapes(model.clone(num_classes=len(classes) + 1)), sep="/")
+    decoder = model.decoder.clone(num_classes=len(classes) + 1)
+    larger = flax.traverse_util.flatten_dict(variable_shapes(model.clone(decoder=decoder)), sep="/")
     # How many channels each class has along each axis of each tensor.
     channels = {name: np.subtract(larger[name].shape, array.shape) for name, array in wanted.items()}
     shared = wanted.keys() & found.keys()
@@ -41,11 +42,11 @@ def carry_over(
         np.array_equal(np.subtract(wanted[name].shape, found[name].shape), (len(classes) - len(old)) * channels[name])
         for name in shared
     )
-    if not fits or any(not name.startswith("refine_") for name in single):
+    if not fits or any(not name.startswith(("refine_", "score_res", "auxiliary")) for name in single):
         copied = {name: np.asarray(found[name]) for name in shared if name.split("/")[1] == "backbone"}
         lines = [
-            "the backbone alone carries over: the rest has another config.model.head, kernel_size, head_width or "
-            "branches, and starts fresh"
+            "the backbone alone carries over: the rest has another config.model.head, kernel_size, head_width, "
+            "branches or decoder, and starts fresh"
         ]
         return flax.traverse_util.unflatten_dict({**wanted, **copied}, sep="/"), lines
     both = [name for name in classes if name in old]
@@ -58,8 +59,10 @@ def carry_over(
         copied[name] = array
     variables = flax.traverse_util.unflatten_dict({**wanted, **copied}, sep="/")
     lines = _class_lines(classes, old) if list(classes) != list(old) else []
-    if single:
-        lines.append(f"boundary refinement {'starts fresh' if single <= fresh['params'].keys() else 'is left behind'}")
+    added = single & fresh["params"].keys()
+    for names, what in ((added, "starts fresh"), (single - added, "is left behind")):
+        parts = {"boundary refinement" if name.startswith("refine_") else name for name in names}
+        lines += [f"{part} {what}" for part in sorted(parts)]
     return variables, lines
 
 

@@ -35,7 +35,7 @@ from gcn_jax.config.defaults import FOLDERS, default
 from gcn_jax.config.settings import model_from, spec_from
 from gcn_jax.errors import UserError
 from gcn_jax.files import write_bytes
-from gcn_jax.models import GCN, variable_shapes
+from gcn_jax.models import Network, variable_shapes
 from gcn_jax.models.preprocessing import PyTree
 
 # These say nothing about the model, but something about the machine that it was trained on.
@@ -137,13 +137,14 @@ def _check_metadata(path: pathlib.Path, metadata: dict[str, str], config: ml_col
         raise ValueError(f"{path}: damaged (its step is no number)")
 
 
-def _check_shapes(path: pathlib.Path, file: TensorFile, model: GCN, config: ml_collections.ConfigDict) -> list[str]:
+def _check_shapes(path: pathlib.Path, file: TensorFile, model: Network, config: ml_collections.ConfigDict) -> list[str]:
     """The names of a model's arrays; raises `ValueError` unless a file holds exactly these, in the same shapes."""
     largest = max((max(shape) for shape in file.shapes.values() if shape and min(shape) > 0), default=0)
     # Otherwise a file that claims, for example, kernels with a billion rows would keep us tracing its model for ever.
+    is_gcn, is_stack = config.model.decoder == "gcn", config.model.head == "stack3x3"
+    used = {"width", "stem_width"} | ({"kernel_size"} if is_gcn else set()) | ({"head_width"} if is_stack else set())
     for key, value in config.model.items():
-        is_used = key != "head_width" or config.model.head == "stack3x3"
-        if isinstance(value, int) and value > largest and is_used:
+        if key in used and value > largest:
             raise ValueError(f"{path}: damaged (its config.model.{key} is {value}, beyond what its arrays have)")
     expected = flax.traverse_util.flatten_dict(variable_shapes(model), sep="/")
     for name in sorted(expected.keys() ^ file.shapes.keys()):

@@ -20,7 +20,7 @@ import flax
 import numpy as np
 
 from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, plain, read_float32
-from gcn_jax.models.backbones.resnet import STAGE_SIZES, STAGES, stem_of_bands
+from gcn_jax.models.backbones.resnet import BASIC, STAGE_SIZES, STAGES, stem_of_bands
 
 Variables = dict[str, Any]
 _BLOCK = re.compile(r"res([2-5])_block([1-9]\d*)")
@@ -242,16 +242,20 @@ def _check_structure(
     """Raises `ValueError` unless the file's ResNet has the same kind and numbers of blocks as the model's."""
     inner = [name.removeprefix(prefix) for name in file.shapes if name.startswith(prefix)]
     last = naming.block.format(naming.first_stage, 0) + naming.parts["conv3"] + ".weight"
-    if last not in inner:
+    is_basic = last not in inner
+    if is_basic != all(leaf[3] != "conv3" for leaf in leaves):
+        count, depths, kind = (
+            ("no", "-18 and -34", "bottlenecks") if is_basic else ("a", "-50 and deeper", "basic blocks")
+        )
         raise ValueError(
-            f"{path}: its blocks have no third convolution ({prefix}{last}), as in ResNet-18 and -34; "
-            f"the model's backbone has bottlenecks"
+            f"{path}: its blocks have {count} third convolution ({prefix}{last}), as in ResNet{depths}; "
+            f"the model's backbone has {kind}"
         )
     blocks = {leaf[2] for leaf in leaves}
     wanted = tuple(sum(block.startswith(f"{stage}_") for block in blocks) for stage in STAGES)
     found = naming.stage_sizes(inner)
     if found != wanted:
-        raise ValueError(f"{path}: is {_depth(found)}; the model's backbone is {_depth(wanted)}")
+        raise ValueError(f"{path}: is {_depth(found, is_basic)}; the model's backbone is {_depth(wanted, is_basic)}")
 
 
 def _check_tensors(
@@ -284,8 +288,9 @@ def _ours(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0)) if array.ndim == 4 else array
 
 
-def _depth(sizes: tuple[int, ...]) -> str:
-    name = next((name for name, known in STAGE_SIZES.items() if known == sizes), "a ResNet of unknown depth")
+def _depth(sizes: tuple[int, ...], is_basic: bool) -> str:
+    fitting = [name for name, known in STAGE_SIZES.items() if known == sizes and (name in BASIC) == is_basic]
+    name = fitting[0] if fitting else "a ResNet of unknown depth"
     return f"{name} ({', '.join(map(str, sizes))} blocks)"
 
 

@@ -10,6 +10,7 @@ import ml_collections
 from gcn_jax import crf
 from gcn_jax.config import settings
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
+from gcn_jax.config.norms import check_norms
 from gcn_jax.console import say
 from gcn_jax.data import bands, outputs
 from gcn_jax.data.mixing import MIXES
@@ -104,6 +105,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss.hardest": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "loss.hardest_min": _NOT_NEGATIVE,
     "loss.focal_gamma": _NOT_NEGATIVE,
+    "loss.auxiliary": (lambda value: 0 < value < math.inf, "positive; config.model.auxiliary=False takes none"),
     "optimizer.name": _one_of(*OPTIMIZERS),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.schedule": _one_of(*SCHEDULES),
@@ -143,6 +145,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "crf_search.sigma_xy": _ALL_POSITIVE,
     "crf_search.sigma_rgb": _ALL_POSITIVE,
     "reestimate.batches": _NOT_NEGATIVE,
+    "reestimate.part": _one_of("all", "decoder"),
     "reestimate.batch_size": _POSITIVE,
     "receptive_field.pixels": (_pairs_of_fractions, "pairs of row and column, each from 0 to 1, such as 0.5,0.5"),
     "receptive_field.images": _POSITIVE,
@@ -182,7 +185,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             first, last = data.first_id, data.first_id + len(config.data.classes) - 1
             count = len(config.data.classes)
             say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{last} of its masks")
-    settings.model_from(config)
+    check_norms(config, settings.model_from(config))
 
 
 def _check_combinations(config: ml_collections.ConfigDict) -> None:
@@ -201,6 +204,7 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         ("loss.hardest", loss.hardest < 1, per_pixel, f"cross_entropy or focal {in_name}"),
         ("loss.hardest_min", loss.hardest_min, loss.hardest < 1, "config.loss.hardest below 1"),
         ("optimizer.loss", optimizer.loss == "sum", terms <= per_pixel, f"cross_entropy or focal alone {in_name}"),
+        ("loss.auxiliary", loss.auxiliary != 0.4, config.model.auxiliary, "config.model.auxiliary=True"),
         ("init_stem", config.init_stem != "mean", bands.parse(config.data.channels), "bands in config.data.channels"),
         ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),

@@ -12,7 +12,8 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 # What decides which tensors a model's backbone has and what they mean; equal in all that a run may start from.
 BACKBONE = ("backbone", "width", "stem_width", "strides_in")
 # The same for the whole model; equal in every checkpoint that a run may go on from.
-ARCHITECTURE = (*BACKBONE, "head", "kernel_size", "head_width", "branches", "boundary_refine")
+_GCN = ("head", "kernel_size", "head_width", "branches", "boundary_refine")
+ARCHITECTURE = (*BACKBONE, "decoder", "output_stride", "auxiliary", *_GCN)
 
 PREPROCESSING = ("channels", "mean", "std", "depth")  # of config.data: what a model's input is
 
@@ -41,11 +42,14 @@ _DEFAULTS: dict[str, Any] = {
         "backbone": "resnet152",
         "width": 64,
         "stem_width": 0,  # channels of the stem; 0: as many as width
+        "decoder": "gcn",  # or another system's, see docs/related_work.md; what follows up to branches is of gcn
         "kernel_size": 15,
         "boundary_refine": True,
         "head": "gcn",
         "head_width": 1024,
         "branches": "sum",
+        "output_stride": 0,  # of the backbone, 8, 16 or 32; 0: the decoder's own, as published
+        "auxiliary": False,  # a second head on res-4, in training alone
         "strides_in": "v1.5",
         "norm": "frozen",
         "freeze": "",
@@ -89,6 +93,7 @@ _DEFAULTS: dict[str, Any] = {
         "hardest": 1.0,  # the share of pixels, those with the largest loss, that cross_entropy and focal count ...
         "hardest_min": 0,  # ... but so many at least
         "focal_gamma": 2.0,
+        "auxiliary": 0.4,  # the weight of the loss of model.auxiliary; PSPNet's
     },
     "optimizer": {
         "name": "sgd",  # or "adamw", "lion"
@@ -135,8 +140,9 @@ _DEFAULTS: dict[str, Any] = {
         "sigma_xy": (40.0, 67.0, 100.0),
         "sigma_rgb": (3.0, 6.0, 12.0),
     },
-    "reestimate": {  # the backbone's batch norm statistics, before the first step
+    "reestimate": {  # batch norm's statistics, before the first step
         "batches": 0,  # of training data; 0: off
+        "part": "all",  # or "decoder": the backbone keeps those that it has
         "batch_size": 16,
     },
     "receptive_field": {  # of --mode=receptive_field

@@ -13,7 +13,7 @@ from gcn_jax.data.batches import Augmentation, Reading
 from gcn_jax.data.sources import Datasets
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
-from gcn_jax.models import GCN, build_model
+from gcn_jax.models import Network, build_model
 from gcn_jax.models.preprocessing import Preprocessing
 from gcn_jax.runtime.processes import Meeting
 from gcn_jax.training.losses import Loss, class_weights, parse_weights
@@ -69,7 +69,7 @@ def spec_from(config: ml_collections.ConfigDict) -> DatasetSpec:
     return sources.spec_from(datasets(config))
 
 
-def model_from(config: ml_collections.ConfigDict) -> GCN:
+def model_from(config: ml_collections.ConfigDict) -> Network:
     """The model of a config; raises `UserError` naming the key of a wrong value."""
     num_classes = spec_from(config).num_classes
     chosen = bands.parse(config.data.channels)

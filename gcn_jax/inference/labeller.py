@@ -28,7 +28,7 @@ from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
 from gcn_jax.inference.maps import Maps, cut, measured, measured_of_each, stacked
-from gcn_jax.models import GCN
+from gcn_jax.models import Network
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
@@ -59,7 +59,7 @@ class Labeller:
       UserError: if the window does not divide over the mesh.
     """
 
-    def __init__(self, model: GCN, preprocessing: Preprocessing, protocol: Protocol, mesh: Mesh | None = None):
+    def __init__(self, model: Network, preprocessing: Preprocessing, protocol: Protocol, mesh: Mesh | None = None):
         self._model, self._preprocessing, self._protocol, self.mesh = model, preprocessing, protocol, mesh
         data, space = (mesh.shape["data"], mesh.shape["space"]) if mesh else (1, 1)
         self._crf = crf.parse(protocol.crf)

@@ -23,7 +23,7 @@ from gcn_jax.console import bar
 from gcn_jax.data.samples import Source
 from gcn_jax.data.transforms import place, resize
 from gcn_jax.inference.segmenter import Segmenter
-from gcn_jax.models import GCN
+from gcn_jax.models import Network
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
@@ -35,7 +35,7 @@ Fractions = tuple[float, float]  # of the height and the width
 Gradient = Callable[[dict[str, PyTree], np.ndarray, int, int], jax.Array]
 
 
-def make_gradient(model: GCN, preprocessing: Preprocessing) -> Gradient:
+def make_gradient(model: Network, preprocessing: Preprocessing) -> Gradient:
     """Returns the jitted function ``(variables, image, row, column) -> field`` of one image and output pixel.
 
     The image is uint8 [H, W, 3], or bands; the field float32 [H, W], with respect to the normalised image.

@@ -21,7 +21,7 @@ from gcn_jax.inference import large_images
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.inference.large_images import LargeImage, Needs
 from gcn_jax.inference.maps import Maps
-from gcn_jax.models import GCN
+from gcn_jax.models import Network
 from gcn_jax.models.preprocessing import Preprocessing, PyTree
 
 
@@ -37,7 +37,7 @@ class Segmenter:
       protocol: how images are labelled.
     """
 
-    model: GCN
+    model: Network
     variables: dict[str, PyTree]
     spec: DatasetSpec
     preprocessing: Preprocessing

@@ -20,7 +20,7 @@ from gcn_jax.data.samples import Sample, Source
 from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.inference.labeller import Labeller
-from gcn_jax.models import GCN
+from gcn_jax.models import Network
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
 
@@ -39,7 +39,7 @@ class Fit:
 
 
 def sum_over(
-    model: GCN,
+    model: Network,
     preprocessing: Preprocessing,
     labeller: Labeller,
     variables: dict[str, PyTree],
@@ -87,7 +87,7 @@ def _inputs(labeller: Labeller, sample: Sample, mean: Sequence[float]) -> Iterat
         yield image[window], label[window]
 
 
-def _make_sums(model: GCN, preprocessing: Preprocessing) -> Any:
+def _make_sums(model: Network, preprocessing: Preprocessing) -> Any:
     """The function of variables, an image [1, H, W, 3] and its label [H, W]: the sums of each row, [factors, 3, H]."""
 
     def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array) -> jax.Array:

@@ -11,9 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from .backbones.resnet import Norm
 from .heads import HEADS
-from .layers import Conv, ConvTranspose, bilinear_kernel
+from .layers import (
+    Conv,
+    ConvTranspose,
+    DepthwiseConv,
+    IdentityConv,
+    L2Norm,
+    Norm,
+    bilinear_kernel,
+    identity_kernel,
+)
 from .ops.xla import platform
 
 
@@ -28,7 +36,7 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     """Variables of the structure, and from the distributions, of ``model.init``, as NumPy arrays.
 
     Args:
-      model: built of `Conv`, `ConvTranspose` and `Norm` alone.
+      model: built of the layers in `layers` alone.
       seed: the same seed gives the same values on every machine.
 
     Returns:
@@ -54,20 +62,23 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
 def with_zero_scores(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters whose heads give the score 0 to every class, whatever the scale of the features: our choice.
 
-    The last convolution of each stage's head starts with zeros; boundary refinement keeps scores of 0 as they are. The
-    loss then starts at the logarithm of the number of classes.
+    The last convolution of each stage's head, or what another decoder calls "score", starts with zeros; boundary
+    refinement keeps scores of 0 as they are. The loss then starts at the logarithm of the number of classes.
     """
 
     def silenced(head: dict[str, Any]) -> dict[str, Any]:
         if "kernel" in head:
             return {**head, "kernel": np.zeros_like(head["kernel"])}
-        if "left_row" in head:
+        if "score" in head:
+            last = ["score"]
+        elif "left_row" in head:
             last = ["projection"] if "projection" in head else ["left_row", "right_column"]
         else:
             last = [max(head, key=lambda name: int(name.removeprefix("conv")))]
         return {**head, **{name: silenced(head[name]) for name in last}}
 
-    is_head = {name: name.startswith(tuple(f"{head}_res" for head in HEADS)) for name in params}
+    heads = tuple(f"{head}_res" for head in HEADS)
+    is_head = {name: name.startswith(("score", "auxiliary", *heads)) for name in params}
     return {name: silenced(module) if is_head[name] else module for name, module in params.items()}
 
 
@@ -76,12 +87,16 @@ def _initial_value(module: nn.Module, name: str, shape: tuple[int, ...], rng: np
         case Conv(gain=gain), "kernel":
             std = np.sqrt(gain / np.prod(shape[:-1]), dtype=np.float32)
             return std * rng.standard_normal(shape, np.float32)
+        case DepthwiseConv(), "kernel":
+            return rng.standard_normal(shape, np.float32) / np.sqrt(np.prod(shape[:-1]), dtype=np.float32)
+        case IdentityConv(classes=classes), "kernel":
+            return identity_kernel(shape, classes, rng.standard_normal(shape, np.float32))
         case ConvTranspose(), "kernel":
             return bilinear_kernel(shape[-1])
-        case Norm(initial_scale=scale), "scale":
+        case ((Norm(initial_scale=scale) | L2Norm(initial_scale=scale)), "scale"):
             return np.full(shape, scale, np.float32)
         case Norm(), "var":
             return np.ones(shape, np.float32)
-        case ((Conv() | Norm()), ("bias" | "mean")):
+        case ((Conv() | IdentityConv() | DepthwiseConv() | Norm()), ("bias" | "mean")):
             return np.zeros(shape, np.float32)
     raise AssertionError(f"no initial value known for {name} of {module}")

@@ -1,11 +1,14 @@
 """Layers with parameters."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .ops.convolution import Dtype, Stride, add_shift, conv2d, conv_transpose2d, scaled_conv2d
+from .ops.dilated import depthwise_conv2d, dilated_conv2d
 from .ops.packed import BiasedConv
 
 
@@ -19,7 +22,7 @@ class Conv(nn.Module):
     """`conv2d` with its parameters: ``kernel`` [kh, kw, C, features] and, if asked for, ``bias`` [features].
 
     The kernel starts normally distributed with variance ``gain / (kh kw C)``: 2 before a ReLU (He et al., 2015), 1
-    where none follows, 0 for zeros. The bias starts at 0.
+    where none follows, 0 for zeros. The bias starts at 0. The taps are `dilation` pixels apart; then the stride is 1.
     """
 
     features: int
@@ -28,6 +31,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: Dtype = jnp.float32
     gain: float = 2.0
+    dilation: int = 1
 
     @nn.compact
     def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
@@ -48,7 +52,10 @@ class Conv(nn.Module):
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]: convolved, times scale, plus shift."""
         kernel, bias = self.weights(x.shape[-1])
         x = x.astype(self.dtype)
-        if scale is None:
+        if self.dilation != 1:
+            kernel = kernel if scale is None else kernel * scale[None, None, None]
+            y = dilated_conv2d(x, kernel.astype(self.dtype), self.dilation)
+        elif scale is None:
             y = conv2d(x, kernel.astype(self.dtype), stride=self.stride)
         else:
             y = scaled_conv2d(x, kernel, scale, self.stride)
@@ -65,3 +72,156 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", lambda key: jnp.asarray(bilinear_kernel(x.shape[-1])))
         return conv_transpose2d(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class Norm(nn.Module):
+    """Batch normalisation with fixed statistics ("frozen") or those of the global batch ("train").
+
+    Scale and bias are learnt in both. Frozen is the default, since the statistics of one image are poor (our choice;
+    the paper does not say). In "train" the running statistics follow the batch's; under jit with a sharded batch these
+    are taken over the whole batch, on all devices.
+
+    Attributes:
+      initial_scale: where the scale starts.
+      momentum: of the running statistics; 0: they are the last batch's.
+    """
+
+    mode: str = "frozen"
+    initial_scale: float = 1.0
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, features: int, x: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The scale and the shift that normalise, float32 [features].
+
+        Args:
+          features: channels.
+          x: [B, H, W, features], whose statistics are used, and which the running ones follow; None: use the running
+            ones.
+        """
+        scale = self.param("scale", nn.initializers.constant(self.initial_scale), (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        mean, var = running_mean.value, running_var.value
+        if x is not None:
+            if x.size == features and x.size:
+                raise ValueError("norm='train' needs more than one value a channel: a batch of more images")
+            mean = jnp.mean(x, axis=(0, 1, 2), dtype=jnp.float32)
+            var = jnp.mean(jnp.square(x.astype(jnp.float32) - mean[None, None, None]), axis=(0, 1, 2))
+            if not self.is_initializing():
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        scale = scale * jax.lax.rsqrt(var + 1e-5)
+        return scale, bias - mean * scale
+
+
+def normalized(conv: Conv, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
+    """Convolves and normalises: fixed statistics are the convolution's scale and shift."""
+    if not (train and norm.mode == "train"):
+        return conv(x, *norm(conv.features, None))
+    y = conv(x)
+    scale, shift = norm(conv.features, y)
+    return y * scale.astype(y.dtype)[None, None, None] + shift.astype(y.dtype)[None, None, None]
+
+
+class ConvNormRelu(nn.Module):
+    """A convolution without bias, `Norm` and ReLU.
+
+    Attributes:
+      features, kernel_size, dilation, dtype: see `Conv`.
+      norm: "frozen" or "train", see `Norm`.
+      momentum: see `Norm`.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    norm: str = "frozen"
+    momentum: float = 0.9
+    dilation: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, features]."""
+        conv = Conv(self.features, self.kernel_size, dilation=self.dilation, dtype=self.dtype, name="conv")
+        return nn.relu(normalized(conv, Norm(self.norm, momentum=self.momentum, name="norm"), x, train))
+
+
+class IdentityConv(nn.Module):
+    """A 3x3 or 1x1 convolution with bias that starts as the identity of each class (Yu and Koltun, ICLR 2016).
+
+    Attributes:
+      features: channels, a multiple of classes.
+      kernel_size: both sides are odd.
+      classes: channel c, of the input as of the result, belongs to class c modulo classes: our order, in which a class
+        is added or left out as in all other decoders.
+      dilation: see `Conv`.
+      dtype: of the computation.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    classes: int
+    dilation: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, features]; C a multiple of classes, too."""
+
+        def initial(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return jnp.asarray(identity_kernel(shape, self.classes, jax.random.normal(key, shape)))
+
+        kernel = self.param("kernel", initial, (*self.kernel_size, x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        dilated = self.dilation != 1
+        return add_shift(dilated_conv2d(x, kernel, self.dilation) if dilated else conv2d(x, kernel), bias)
+
+
+def identity_kernel(shape: tuple[int, ...], classes: int, noise: Any) -> Any:
+    """The kernel with which `IdentityConv` starts: float32 [kh, kw, C, D].
+
+    The centre takes the sum over the channels of the same class times classes / D. As in the authors' code all else is
+    normal, of standard deviation 0.01 classes / D, where layers have more than one channel a class, and otherwise 0.
+
+    Args:
+      shape: of the kernel.
+      classes: see `IdentityConv`.
+      noise: standard normal, of this shape.
+    """
+    rows, columns, inputs, outputs = shape
+    same = (np.arange(inputs) % classes)[:, None] == np.arange(outputs) % classes
+    centre = np.zeros(shape, bool)
+    centre[rows // 2, columns // 2] = same
+    spread = 0.01 * (max(inputs, outputs) > classes)
+    return np.float32(classes / outputs) * (centre + np.float32(spread) * noise * ~centre)
+
+
+class DepthwiseConv(nn.Module):
+    """`depthwise_conv2d` with its parameters: ``kernel`` [kh, kw, 1, C] and ``bias`` [C]; it starts like `Conv`."""
+
+    kernel_size: tuple[int, int]
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        kernel = self.param("kernel", kernel_init, (*self.kernel_size, 1, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return add_shift(depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype)), bias.astype(self.dtype))
+
+
+class L2Norm(nn.Module):
+    """Each pixel's channels divided by their Euclidean norm, times a learnt ``scale`` [C]."""
+
+    initial_scale: float = 10.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, C]; computed in float32."""
+        scale = self.param("scale", nn.initializers.constant(self.initial_scale), (x.shape[-1],))
+        squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(squares + 1e-10) * scale[None, None, None]).astype(x.dtype)

@@ -69,6 +69,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         "batch_size": config.batch_size,
         "size": config.data.size,
         "backbone": config.model.backbone,
+        "decoder": config.model.decoder,
         "kernel_size": config.model.kernel_size,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
@@ -174,7 +175,8 @@ def plan_table(plan: Plan) -> str:
     if limit:
         rows.append(["images a second on all devices, at most (*)", f"{limit['images_per_second']:.1f}"])
     verdict = "FITS." if plan["fits"] else "DOES NOT FIT. What would help, beginning with what costs least:"
-    what = f"{plan['backbone']}, k = {plan['kernel_size']}, {plan['dtype']}{', remat' if plan['remat'] else ''}"
+    decoder = f"k = {plan['kernel_size']}" if plan["decoder"] == "gcn" else plan["decoder"]
+    what = f"{plan['backbone']}, {decoder}, {plan['dtype']}{', remat' if plan['remat'] else ''}"
     lines = [
         f"{plan['topology']}, {plan['device']}, mesh {mesh}; {what}; batch {plan['batch_size']} of {plan['size']} px",
         *("", *aligned(rows), ""),

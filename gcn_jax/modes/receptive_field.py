@@ -96,8 +96,10 @@ def pairs(flat: Sequence[float]) -> list[Fractions]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _kernel_side(config: ml_collections.ConfigDict) -> int:
-    """What a kernel of the head spans at res-5, in pixels of the input."""
+def _kernel_side(config: ml_collections.ConfigDict) -> int | None:
+    """What a kernel of the GCN's head spans at res-5, in pixels of the input; None: another decoder has none."""
+    if config.model.decoder != "gcn":
+        return None
     return STRIDE * (1 if config.model.head == "conv1x1" else config.model.kernel_size)
 
 
@@ -115,7 +117,13 @@ def rows(runs: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     """A table of what ``receptive_field.json`` holds: its head, then a line for each run and pixel."""
     keys = ("radius_50", "radius_90", "effective_side")
     lines = [
-        (name, str(run["step"]), _comma(p["fractions"]), *(f"{p[key]:.1f}" for key in keys), str(run["kernel_side"]))
+        (
+            name,
+            str(run["step"]),
+            _comma(p["fractions"]),
+            *(f"{p[key]:.1f}" for key in keys),
+            str(run["kernel_side"] or "-"),
+        )
         for name, run in runs.items()
         for p in run["pixels"]
     ]

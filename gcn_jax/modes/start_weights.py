@@ -78,8 +78,11 @@ def _check_norms(config: ml_collections.ConfigDict, variables: dict[str, PyTree]
     if not has_folded_norms(variables):
         return
     problem = f"config.init_from={config.init_from}: batch norm is part of the kernels there, and other statistics"
-    if config.reestimate.batches:
-        raise UserError(f"{problem} would change what they compute: set --config.reestimate.batches=0")
+    if config.reestimate.batches and config.reestimate.part == "all":
+        raise UserError(
+            f"{problem} would change what they compute: set --config.reestimate.batches=0, or "
+            f"--config.reestimate.part=decoder where that has norms"
+        )
     if config.model.norm == "train":
         say(f"warning: {problem}, such as a batch's, change what they compute: --config.model.norm=frozen keeps it")
 
@@ -107,6 +110,7 @@ def with_own_statistics(
                 progress.update()
 
         try:
-            return reestimate_statistics(recipe.model, jax.device_put(variables, replicated(mesh)), images())
+            on_mesh = jax.device_put(variables, replicated(mesh))
+            return reestimate_statistics(recipe.model, on_mesh, images(), config.reestimate.part)
         except ValueError as error:
             raise UserError(f"config.reestimate.batches={config.reestimate.batches}: {error}") from error

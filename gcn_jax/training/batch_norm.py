@@ -7,16 +7,16 @@ import flax
 import jax
 import numpy as np
 
-from gcn_jax.models import GCN
+from gcn_jax.models import Network
 from gcn_jax.runtime.compilation import platform_jit
 
 PyTree = Any
 
 
 def reestimate_statistics(
-    model: GCN, variables: dict[str, PyTree], batches: Iterable[jax.Array | np.ndarray]
+    model: Network, variables: dict[str, PyTree], batches: Iterable[jax.Array | np.ndarray], part: str = "all"
 ) -> dict[str, PyTree]:
-    """Replaces the backbone's batch norm statistics by those of some batches: PreciseBN (Wu and Johnson, 2021).
+    """Replaces batch norm's statistics by those of some batches: PreciseBN (Wu and Johnson, 2021).
 
     Each batch passes through the network, normalised by its own statistics. The new statistics are no moving average,
     but the exact mean and variance of all activations in all batches, added up in float64.
@@ -25,6 +25,7 @@ def reestimate_statistics(
       model: from `build_model`; its ``norm`` and ``freeze`` may have any value.
       variables: of the model, ``{"params": ..., "batch_stats": ...}``; not changed.
       batches: float32 [B, H, W, 3] each, normalised images, all of one shape.
+      part: "all", or "decoder": the backbone keeps its statistics, and is normalised by them.
 
     Returns:
       New variables: the same ``params``, and ``batch_stats`` as float32 NumPy arrays.
@@ -48,11 +49,10 @@ def reestimate_statistics(
       True
     """
     # With momentum 0 the running statistics are those of the last batch.
-    backbone = model.backbone.clone(norm="train", momentum=0.0, freeze="")
-    params = variables["params"]["backbone"]
+    model, params = _following_all(model, part), variables["params"]
 
     def batch_moments(params: PyTree, stats: PyTree, images: jax.Array) -> PyTree:
-        stats = backbone.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])[1]
+        stats = model.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])[1]
         return stats["batch_stats"]
 
     moments = platform_jit(batch_moments, model.dtype)
@@ -61,7 +61,7 @@ def reestimate_statistics(
     for images in batches:
         if shape not in (None, images.shape):
             raise ValueError(f"batches must be of one shape. Got {shape} and {images.shape}")
-        own = jax.device_get(moments(params, variables["batch_stats"]["backbone"], images))
+        own = jax.device_get(moments(params, variables["batch_stats"], images))
         own = _map_norms(_with_square, own)
         sums = own if sums is None else jax.tree.map(np.add, sums, own)
         count, shape = count + 1, images.shape
@@ -70,7 +70,19 @@ def reestimate_statistics(
     stats = _map_norms(lambda norm: _without_square(norm, count), sums)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stats)):
         raise ValueError("the statistics are not finite: the weights are damaged or belong to another kind of network")
-    return {**variables, "batch_stats": {**variables["batch_stats"], "backbone": stats}}
+    kept = {"backbone": variables["batch_stats"]["backbone"]} if part == "decoder" else {}
+    return {**variables, "batch_stats": {**stats, **kept}}
+
+
+def _following_all(model: Network, part: str) -> Network:
+    """The model whose norms, of this part, take on the last batch's statistics."""
+    backbone = model.backbone.clone(norm="frozen" if part == "decoder" else "train", momentum=0.0, freeze="")
+    return model.clone(backbone=backbone, decoder=_following(model.decoder), auxiliary=_following(model.auxiliary))
+
+
+def _following(module: Any) -> Any:
+    """A decoder whose norms do so; itself if it has none."""
+    return module.clone(norm="train", momentum=0.0) if hasattr(module, "norm") else module
 
 
 def has_folded_norms(variables: dict[str, PyTree]) -> bool:

@@ -6,7 +6,7 @@ Void pixels count in none of them.
 import functools
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +34,7 @@ class Loss:
       hardest: the share of pixels that cross_entropy and focal count: those with the largest loss (OHEM).
       hardest_min: so many pixels are counted at least.
       focal_gamma: the exponent of focal.
+      auxiliary: the weight of the same loss of other logits, those of a second head.
     """
 
     name: str = "cross_entropy"
@@ -43,13 +44,21 @@ class Loss:
     hardest: float = 1.0
     hardest_min: int = 0
     focal_gamma: float = 2.0
+    auxiliary: float = 0.4
     multi_label: ClassVar[bool] = False
 
-    def __call__(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(self, logits: jax.Array, label: jax.Array, others: Sequence[jax.Array] = ()) -> jax.Array:
         """The loss, float32 scalar, of logits float32 [B, H, W, C] and label uint8 [B, H, W], where 255 is void.
 
-        It is differentiable with respect to the logits. Without a pixel that is not void it is 0.
+        It is differentiable with respect to the logits. Without a pixel that is not void it is 0. Others are logits of
+        the same shape whose losses are added, each times `auxiliary`.
         """
+        loss = self._of(logits, label)
+        for other in others:
+            loss = loss + self.auxiliary * self._of(other, label)
+        return loss
+
+    def _of(self, logits: jax.Array, label: jax.Array) -> jax.Array:
         values = [(factor, self._terms[term](logits, label)) for factor, term in parse(self.name)]
         return functools.reduce(operator.add, (value if factor == 1 else factor * value for factor, value in values))
 

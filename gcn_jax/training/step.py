@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from gcn_jax.models import GCN
+from gcn_jax.models import Network
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.training.losses import Loss
@@ -58,7 +58,7 @@ class Recipe:
       ema_decay: the decay per step of an exponential moving average of the parameters; 0: there is no average.
     """
 
-    model: GCN
+    model: Network
     optimizer: optax.GradientTransformation
     preprocessing: Preprocessing
     loss: Loss = field(default_factory=Loss)
@@ -101,8 +101,9 @@ def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
     def loss_fn(trained: PyTree, fixed: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
         variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
         images = normalize(batch["image"], recipe.preprocessing)
-        logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats"])
-        return recipe.loss(logits, batch["label"]), updated["batch_stats"]
+        logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"])
+        others = jax.tree.leaves(updated.get("auxiliary", {}))
+        return recipe.loss(logits, batch["label"], others), updated["batch_stats"]
 
     return loss_fn
 

@@ -1,21 +1,24 @@
-"""ResNet feature extractor (He et al., CVPR 2016), bottleneck blocks, no dilation."""
+"""ResNet feature extractor (He et al., CVPR 2016)."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ..layers import Conv
+from ..layers import Conv, Norm, normalized
 from ..ops.convolution import Dtype, Stride, max_pool
 from ..ops.xla import convolutions, relu_once
 
 # Blocks in res-2, res-3, res-4, res-5. The paper uses ResNet-152; 14 and 26 are for small data and tests.
 STAGE_SIZES = {
     "resnet14": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
     "resnet26": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
     "resnet50_gcn": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
@@ -23,7 +26,9 @@ STAGE_SIZES = {
 }
 # ResNet50-GCN (figure 5, table 11): k and width of the blocks of these stages, at a stem of 64 channels.
 GLOBAL_CONVS = {"resnet50_gcn": {"res4": (5, 85), "res5": (7, 128)}}
-STRIDE = 32  # of the last stage
+BASIC = ("resnet18", "resnet34")  # of `BasicBlock`, all others of `Bottleneck`
+STRIDE = 32  # of the last stage, at most
+OUTPUT_STRIDES = (8, 16, STRIDE)
 STAGES = ("res2", "res3", "res4", "res5")
 NORMS = ("frozen", "train")
 STRIDES = ("v1.5", "v1")
@@ -57,55 +62,6 @@ def stem_of_bands(kernel: np.ndarray, channels: int, how: str) -> np.ndarray:
     return kernel[:, :, np.arange(channels) % kernel.shape[2]] * np.float32(3 / channels)
 
 
-class Norm(nn.Module):
-    """Batch normalisation with fixed statistics ("frozen") or those of the global batch ("train").
-
-    Scale and bias are learnt in both. Frozen is the default, since the statistics of one image are poor (our choice;
-    the paper does not say). In "train" the running statistics follow the batch's; under jit with a sharded batch these
-    are taken over the whole batch, on all devices.
-
-    Attributes:
-      initial_scale: where the scale starts.
-      momentum: of the running statistics; 0: they are the last batch's.
-    """
-
-    mode: str = "frozen"
-    initial_scale: float = 1.0
-    momentum: float = 0.9
-
-    @nn.compact
-    def __call__(self, features: int, x: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """The scale and the shift that normalise, float32 [features].
-
-        Args:
-          features: channels.
-          x: [B, H, W, features], whose statistics are used, and which the running ones follow; None: use the running
-            ones.
-        """
-        scale = self.param("scale", nn.initializers.constant(self.initial_scale), (features,))
-        bias = self.param("bias", nn.initializers.zeros, (features,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
-        mean, var = running_mean.value, running_var.value
-        if x is not None:
-            mean = jnp.mean(x, axis=(0, 1, 2), dtype=jnp.float32)
-            var = jnp.mean(jnp.square(x.astype(jnp.float32) - mean[None, None, None]), axis=(0, 1, 2))
-            if not self.is_initializing():
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-        scale = scale * jax.lax.rsqrt(var + 1e-5)
-        return scale, bias - mean * scale
-
-
-def normalized(conv: Conv, norm: Norm, x: jax.Array, train: bool) -> jax.Array:
-    """Convolves and normalises: fixed statistics are the convolution's scale and shift."""
-    if not (train and norm.mode == "train"):
-        return conv(x, *norm(conv.features, None))
-    y = conv(x)
-    scale, shift = norm(conv.features, y)
-    return y * scale.astype(y.dtype)[None, None, None] + shift.astype(y.dtype)[None, None, None]
-
-
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions, each normalised, beside the identity (or a 1x1 projection); then ReLU.
 
@@ -115,6 +71,7 @@ class Bottleneck(nn.Module):
       width: channels of the first two convolutions; the third has four times as many.
       stride: of the block.
       project: whether a 1x1 convolution replaces the identity.
+      dilation: of the 3x3 convolution.
       strides_in: see `ResNet`.
       global_conv: k and width of a Global Convolutional Network in place of the first two convolutions (figure 5:
         each of its convolutions is normalised, its branches are concatenated, each strides along its own axis, our
@@ -130,11 +87,12 @@ class Bottleneck(nn.Module):
     global_conv: tuple[int, int] | None
     norm: Callable[..., Norm]
     dtype: Dtype
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def conv_norm(x, name, features, kernel_size, stride: Stride = 1, initial_scale=1.0):
-            conv = Conv(features, kernel_size, stride, dtype=self.dtype, name=f"conv{name}")
+        def conv_norm(x, name, features, kernel_size, stride: Stride = 1, initial_scale=1.0, dilation=1):
+            conv = Conv(features, kernel_size, stride, dilation=dilation, dtype=self.dtype, name=f"conv{name}")
             return normalized(conv, self.norm(initial_scale=initial_scale, name=f"norm{name}"), x, train)
 
         if self.global_conv:
@@ -149,22 +107,52 @@ class Bottleneck(nn.Module):
         else:
             first, second = (self.stride, 1) if self.strides_in == "v1" else (1, self.stride)
             y = relu_once(conv_norm(x, 1, self.width, (1, 1), first))
-            y = relu_once(conv_norm(y, 2, self.width, (3, 3), second))
+            y = relu_once(conv_norm(y, 2, self.width, (3, 3), second, dilation=self.dilation))
         y = conv_norm(y, 3, 4 * self.width, (1, 1), initial_scale=0.0)
         if self.project:
             x = conv_norm(x, "_proj", 4 * self.width, (1, 1), self.stride)
         return relu_once(x + y)
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions of one width, each normalised, beside the identity (or a 1x1 projection); then ReLU.
+
+    Its attributes and its start are those of `Bottleneck`; the first convolution strides.
+    """
+
+    width: int
+    stride: int
+    project: bool
+    norm: Callable[..., Norm]
+    dtype: Dtype
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def conv_norm(x, name, kernel_size=(3, 3), stride=1, initial_scale=1.0):
+            dilation = self.dilation if kernel_size == (3, 3) else 1
+            conv = Conv(self.width, kernel_size, stride, dilation=dilation, dtype=self.dtype, name=f"conv{name}")
+            return normalized(conv, self.norm(initial_scale=initial_scale, name=f"norm{name}"), x, train)
+
+        y = relu_once(conv_norm(x, 1, stride=self.stride))
+        y = conv_norm(y, 2, initial_scale=0.0)
+        if self.project:
+            x = conv_norm(x, "_proj", (1, 1), self.stride)
+        return relu_once(x + y)
+
+
 class ResNet(nn.Module):
-    """Features of the four residual stages.
+    """Features of the stem and of the four residual stages.
 
     Attributes:
       backbone: one of `STAGE_SIZES`.
       width: channels of the first two convolutions of a block of res-2; 64 in every model of figure 2.
       stem_width: channels of the stem; 0: as many as `width`, which is so in every published ResNet.
       strides_in: where a stage halves the resolution: in its first 3x3 convolution ("v1.5": torchvision, timm)
-        or in its first 1x1 ("v1": the original Caffe models).
+        or in its first 1x1 ("v1": the original Caffe models). Basic blocks have no 1x1.
+      output_stride: of res-5. With 16 res-5 does not halve the resolution, with 8 res-4 does not, either. The taps of
+        its 3x3 convolutions, and of those that follow, are then twice as far apart, except that a stage's first block
+        still has the distance of the stage before, which is torchvision's convention.
       norm: "frozen" or "train", see `Norm`.
       momentum: see `Norm`.
       freeze: one of `FREEZE`: everything up to and including it is fixed. Its statistics stay as they are, and no
@@ -184,16 +172,21 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: Dtype = jnp.float32
     convolutions: str = "fast"
+    output_stride: int = STRIDE
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Images [B, H, W, C] -> "res2": [B, ceil(H/4), ceil(W/4), 4 width], ..., "res5": [B, ceil(H/32), ...]."""
+        """Images [B, H, W, C] -> "stem", "res2": [B, ceil(H/4), ceil(W/4), ...], ..., "res5": [B, ceil(H/32), ...].
+
+        They have `stem_width`, 4 width, ..., 32 width channels; with basic blocks a fourth of it.
+        """
         with convolutions(self.convolutions):
             return self._features(images, train)
 
     def _features(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
         norm = functools.partial(Norm, self.norm, momentum=self.momentum)
-        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+        blocks = BasicBlock if self.backbone in BASIC else Bottleneck
+        block = nn.remat(blocks, static_argnums=(2,)) if self.remat else blocks
 
         def end(x, name):
             return jax.lax.stop_gradient(x) if is_fixed(name, self.freeze) else x
@@ -201,19 +194,31 @@ class ResNet(nn.Module):
         conv = Conv(self.stem_width or self.width, (7, 7), 2, dtype=self.dtype, name="conv1")
         x = normalized(conv, norm(name="norm1"), images, train and not is_fixed("conv1", self.freeze))
         x = end(max_pool(nn.relu(x)), "conv1")
-        features = {}
+        features = {"stem": x}
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[self.backbone], strict=True)):
-            k, width = GLOBAL_CONVS.get(self.backbone, {}).get(stage, (0, 0))
+            halves, first, dilation = self._sampling(i)
             for j in range(size):
                 x = block(
                     width=self.width * 2**i,
-                    stride=2 if j == 0 and i > 0 else 1,
-                    project=j == 0,
-                    strides_in=self.strides_in,
-                    global_conv=(k, width * self.width // 64) if k else None,
+                    stride=2 if j == 0 and halves else 1,
+                    dilation=first if j == 0 else dilation,
                     norm=norm,
                     dtype=self.dtype,
                     name=f"{stage}_block{j + 1}",
+                    **self._kind(stage, j == 0, x.shape[-1]),
                 )(x, train and not is_fixed(stage, self.freeze))
             features[stage] = x = end(x, stage)
         return features
+
+    def _sampling(self, i: int) -> tuple[bool, int, int]:
+        """Whether stage i, from 0, halves the resolution; how far taps are apart in its first block and in others."""
+        dilations = [max(2 ** (2 + k) // self.output_stride, 1) for k in (max(i - 1, 0), i)]
+        return i > 0 and dilations[1] == 1, *dilations
+
+    def _kind(self, stage: str, is_first: bool, channels: int) -> dict[str, Any]:
+        """The attributes of a stage's block, from this many channels, that not both kinds of blocks have alike."""
+        if self.backbone in BASIC:
+            return {"project": is_first and (stage != "res2" or channels != self.width)}
+        k, width = GLOBAL_CONVS.get(self.backbone, {}).get(stage, (0, 0))
+        global_conv = (k, width * self.width // 64) if k else None
+        return {"project": is_first, "strides_in": self.strides_in, "global_conv": global_conv}

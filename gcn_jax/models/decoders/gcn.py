@@ -1,15 +1,14 @@
-"""The segmenter of "Large Kernel Matters" (Peng et al., CVPR 2017), figure 2."""
+"""The decoder of "Large Kernel Matters" (Peng et al., CVPR 2017), figure 2."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ..backbones.resnet import STAGES, STRIDE, ResNet
+from ..backbones.resnet import STAGES
 from ..heads import score_head
 from ..layers import Conv, ConvTranspose
 from ..ops.convolution import Dtype
 from ..ops.packed import refine
-from ..ops.xla import convolutions
 
 
 class BoundaryRefine(nn.Module):
@@ -30,47 +29,31 @@ class BoundaryRefine(nn.Module):
 
 
 class GCN(nn.Module):
-    """ResNet features, a `GlobalConv` on each stage, and a decoder of learnt x2 deconvolutions and `BoundaryRefine`.
+    """A `GlobalConv` on each stage, learnt x2 deconvolutions and `BoundaryRefine`.
 
     Sides that are not multiples of 32 work: each up-sampled map is cut, at the bottom and right, to the size of
-    the map that it meets (our choice). `head`, `head_width` and `branches` choose another block than `GlobalConv`,
-    as in figure 4: see `score_head`; `convolutions` is described at `build_model`.
+    the map that it meets (our choice).
+
+    Attributes:
+      kernel_size: k of every head, odd; the paper takes 15 on VOC and 25 on Cityscapes.
+      boundary_refine: whether to use the 9 `BoundaryRefine` blocks.
+      head: "gcn" (the paper) or what figure 4 compares it with: "conv1x1", "conv" (k x k) or "stack3x3".
+      head_width: m, channels between the convolutions of a "stack3x3".
+      branches: how a GCN's two branches are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
     """
 
     num_classes: int
-    backbone: ResNet
     kernel_size: int = 15
     boundary_refine: bool = True
     head: str = "gcn"
     head_width: int = 1024
     branches: str = "sum"
     dtype: Dtype = jnp.float32
-    convolutions: str = "fast"
-    channels: int = 3
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Scores every pixel.
-
-        Args:
-          images: float [B, H, W, channels], normalised; H and W at least 32.
-          train: use (and update, if mutable) the batch's statistics where the backbone's norm is "train".
-
-        Returns:
-          Logits, float32 [B, H, W, num_classes].
-
-        Raises:
-          ValueError: if the images are not [B, H, W, channels] or a side is below 32.
-        """
-        if images.ndim != 4 or images.shape[-1] != self.channels:
-            raise ValueError(f"images must be [B, H, W, {self.channels}]. Got {images.shape=}")
-        if any(side < STRIDE for side in images.shape[1:3]):  # each by itself: symbolic sides have no least
-            raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
-        with convolutions(self.convolutions):
-            return self._logits(images, train)
-
-    def _logits(self, images: jax.Array, train: bool) -> jax.Array:
-        height, width = images.shape[1:3]
+    def __call__(self, features: dict[str, jax.Array], size: tuple[int, int], train: bool = False) -> jax.Array:
+        """The stages' features, at strides 4 to 32 -> scores [B, *size, num_classes]."""
+        height, width = size
 
         def score(features, stage):
             name, options = f"{self.head}_{stage}", (self.head_width, self.branches, self.dtype)
@@ -82,7 +65,6 @@ class GCN(nn.Module):
         def upsample(scores, size, name):
             return ConvTranspose(self.dtype, name=f"up_{name}")(scores)[:, : size[0], : size[1]]
 
-        features = self.backbone(images, train)
         scores = None
         for stage in reversed(STAGES):
             stage_scores = refined(score(features[stage], stage), stage)
@@ -92,5 +74,4 @@ class GCN(nn.Module):
                 scores = upsample(scores, stage_scores.shape[1:3], stage) + stage_scores
                 scores = refined(scores, f"{stage}_sum")
         scores = refined(upsample(scores, (-(-height // 2), -(-width // 2)), "half"), "half")
-        scores = refined(upsample(scores, (height, width), "full"), "full")
-        return scores.astype(jnp.float32)
+        return refined(upsample(scores, (height, width), "full"), "full")

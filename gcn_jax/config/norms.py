@@ -1,0 +1,24 @@
+"""What a config may ask of batch norm's statistics."""
+
+import ml_collections
+
+from gcn_jax.errors import UserError
+from gcn_jax.models import DECODERS, Network
+
+
+def check_norms(config: ml_collections.ConfigDict, model: Network) -> None:
+    """Raises `UserError` for statistics that cannot be: of one value, or of a decoder that has none."""
+    decoder, reestimate = config.model.decoder, config.reestimate
+    if DECODERS[decoder].has_means and config.model.norm == "train" and config.batch_size == 1:
+        raise UserError(
+            f"config.batch_size=1: config.model.decoder={decoder} normalises the mean of each image, which has no "
+            "variance in a batch of one; set config.batch_size to 2 or more, or config.model.norm=frozen"
+        )
+    if DECODERS[decoder].has_means and reestimate.batches and reestimate.batch_size == 1:
+        raise UserError(f"config.reestimate.batch_size=1: must be 2 or more with config.model.decoder={decoder}")
+    has_norms = hasattr(model.decoder, "norm") or config.model.auxiliary
+    if reestimate.part == "decoder" and not (reestimate.batches and has_norms):
+        raise UserError(
+            "config.reestimate.part='decoder' has no effect without config.reestimate.batches above 0 and a "
+            f"config.model.decoder with norms; {decoder} has {'some' if has_norms else 'none'}"
+        )

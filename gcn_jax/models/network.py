@@ -1,0 +1,71 @@
+"""The segmenter: a backbone, and a decoder that makes scores of its features."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from .backbones.resnet import STRIDE, ResNet
+from .ops.convolution import Dtype
+from .ops.xla import convolutions
+
+
+class Network(nn.Module):
+    """A backbone, and one of `DECODERS` on the features of its stages.
+
+    The decoder's variables lie beside the backbone: ``{"backbone": ..., "gcn_res2": ..., "gcn_res3": ..., ...}``.
+
+    Attributes:
+      backbone: gives the features of its stages.
+      decoder: makes scores of them.
+      auxiliary: a second decoder, of training alone; None: there is none.
+      dtype, convolutions, channels: see `build_model`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gcn_jax.models import build_model, init_variables
+      >>> model = build_model(num_classes=3, backbone="resnet14", width=4, kernel_size=3)
+      >>> variables = init_variables(model, seed=0)
+      >>> jax.jit(model.apply)(variables, jnp.zeros((1, 64, 48, 3))).shape
+      (1, 64, 48, 3)
+    """
+
+    backbone: ResNet
+    decoder: nn.Module
+    auxiliary: nn.Module | None = None
+    dtype: Dtype = jnp.float32
+    convolutions: str = "fast"
+    channels: int = 3
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of the logits."""
+        return self.decoder.num_classes
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.decoder)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Scores every pixel.
+
+        Args:
+          images: float [B, H, W, channels], normalised; H and W at least 32.
+          train: use (and update, if mutable) the batch's statistics where the norm is "train"; keep the logits of the
+            second head, if there is one, in the collection "auxiliary", if mutable.
+
+        Returns:
+          Logits, float32 [B, H, W, num_classes].
+
+        Raises:
+          ValueError: if the images are not [B, H, W, channels] or a side is below 32.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.channels:
+            raise ValueError(f"images must be [B, H, W, {self.channels}]. Got {images.shape=}")
+        if any(side < STRIDE for side in images.shape[1:3]):  # each by itself: symbolic sides have no least
+            raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
+        with convolutions(self.convolutions):
+            features = self.backbone(images, train)
+            if self.auxiliary is not None and (train or self.is_initializing()):
+                second = self.auxiliary(features, images.shape[1:3], train).astype(jnp.float32)
+                if not self.is_initializing():
+                    self.sow("auxiliary", "logits", second)
+            return self.decoder(features, images.shape[1:3], train).astype(jnp.float32)
