@@ -5,6 +5,7 @@ sum; those of the backbone are counted at the decoder's own output stride.
 """
 
 import argparse
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,8 @@ def operations(model: Network, variables: dict, size: int) -> tuple[float, float
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     backbone = {kind: tree["backbone"] for kind, tree in variables.items()}
     programs = jax.jit(model.apply).lower(variables, image), jax.jit(model.backbone.apply).lower(backbone, image)
-    whole, own = (program.cost_analysis()["flops"] / 1e9 for program in programs)
+    counts: list[Any] = [program.cost_analysis() for program in programs]
+    whole, own = (found["flops"] / 1e9 for found in counts)
     return whole, own
 
 

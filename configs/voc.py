@@ -32,6 +32,12 @@ The ablations train on SBD + VOC at 512 (our reading). They start from ImageNet 
     ... with GCN + BR                      head=gcn,br=true,backbone=resnet50 (_gcn)  72.3, 72.5
 
 Keys that are left out mean head=gcn, k=15, m=1024, br=false, branches=sum (or concat), backbone=resnet152.
+
+Other systems on the same backbone, data and steps are named likewise; docs/related_work.md lists them:
+
+    python run.py --config=configs/voc.py:compare,decoder=pspnet,aux=true --config.init_from=FILE
+
+Keys that are left out mean decoder=gcn, with br=true, stride=0 (the decoder's own) and aux=false, a second head.
 """
 
 from collections.abc import Callable
@@ -44,27 +50,32 @@ from gcn_jax.errors import UserError
 
 TRAINAUG = "voc_segmentation/train+sbd/train+sbd/val-voc_segmentation/val"
 STAGES = ("stage1", "stage2", "stage3")
+BY_NAME = ("ablation", "compare")  # stages that are followed by keys
+_TRUTH: Callable[[str], bool] = {"true": True, "false": False}.__getitem__
 # For each key of an ablation its name in config.model, and a function that parses its value.
 ABLATION: dict[str, tuple[str, Callable[[str], Any]]] = {
     "head": ("head", str),
     "k": ("kernel_size", int),
     "m": ("head_width", int),
-    "br": ("boundary_refine", {"true": True, "false": False}.__getitem__),
+    "br": ("boundary_refine", _TRUTH),
     "branches": ("branches", str),
     "backbone": ("backbone", str),
+    "decoder": ("decoder", str),
+    "stride": ("output_stride", int),
+    "aux": ("auxiliary", _TRUTH),
 }
 
 
 def ablation(stage: str) -> dict[str, Any]:
-    """The values that an ablation changes in ``config.model``.
+    """The values that an ablation or a comparison changes in ``config.model``.
 
     Args:
-      stage: such as "ablation,head=gcn,k=7".
+      stage: such as "ablation,head=gcn,k=7" or "compare,decoder=pspnet".
 
     Raises:
       UserError: naming the part that is wrong.
     """
-    changes: dict[str, Any] = {"boundary_refine": False}
+    changes: dict[str, Any] = {"boundary_refine": stage.startswith("compare")}
     seen = set()
     for term in stage.split(",")[1:]:
         key, _, text = term.partition("=")
@@ -78,23 +89,23 @@ def ablation(stage: str) -> dict[str, Any]:
         try:
             changes[name] = parse(text)
         except (ValueError, KeyError) as error:
-            kind = "true or false" if key == "br" else "a whole number"
+            kind = "true or false" if parse is _TRUTH else "a whole number"
             raise UserError(f"{problem}: {key} must be {kind}") from error
     return changes
 
 
 def get_config(stage: str = "stage1") -> ml_collections.ConfigDict:
-    """The config of a stage, "stage1" to "stage3", or of an ablation, such as "ablation,head=gcn,k=7"."""
-    is_ablation = stage.partition(",")[0] == "ablation"
-    if stage not in STAGES and not is_ablation:
-        raise UserError(f"--config=configs/voc.py:{stage}: unknown stage; known: {', '.join((*STAGES, 'ablation'))}")
+    """The config of a stage, "stage1" to "stage3", or by name, such as "ablation,head=gcn,k=7"."""
+    is_by_name = stage.partition(",")[0] in BY_NAME
+    if stage not in STAGES and not is_by_name:
+        raise UserError(f"--config=configs/voc.py:{stage}: unknown stage; known: {', '.join((*STAGES, *BY_NAME))}")
     config = config_lib.default()
     config.data.eval = "voc_segmentation/val"
     if stage == "stage1":
         config.data.train = f"{TRAINAUG}+coco_voc/train"
         config.data.size = 640
         config.num_steps = 320_000  # 3 epochs
-    elif is_ablation:
+    elif is_by_name:
         config.model.update(ablation(stage))
         config.data.train = TRAINAUG
         config.num_steps = 160_000  # 15 epochs

@@ -83,6 +83,34 @@ def test_a_head_is_pytorchs_convolutions(kind):
     assert relative(jax.jit(head.apply)(variables, x), y.numpy().transpose(0, 2, 3, 1)) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["strips", "strip_attention"])
+def test_a_head_of_later_work_is_pytorchs(kind):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    head, x = head_of(kind, features=4, kernel_size=9), normal(2, 6, 11, 3)
+    params = randomize(head.init(jax.random.key(0), x))["params"]
+
+    def conv(y, name):
+        kernel = np.asarray(params[name]["kernel"])
+        groups = 3 if name.startswith(("square", "row", "column")) and kind == "strip_attention" else 1
+        kernel, bias = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()), torch.from_numpy(params[name]["bias"])
+        return torch.nn.functional.conv2d(y, kernel, bias, padding="same", groups=groups)
+
+    y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    if kind == "strips":
+        assert {name: params[name]["kernel"].shape[:2] for name in ("column", "row")} == {
+            "column": (9, 5),
+            "row": (5, 9),
+        }
+        y = conv(y, "reduce")
+        expected = sum(conv(y, name) for name in ("column", "row", "square"))
+    else:
+        near = conv(y, "square")
+        pairs = [conv(conv(near, f"row{k}"), f"column{k}") for k in (7, 11, 21)]
+        assert params["column21"]["kernel"].shape == (21, 1, 1, 3)
+        expected = conv(conv(near + sum(pairs), "mix") * y, "score")
+    assert relative(jax.jit(head.apply)({"params": params}, x), expected.numpy().transpose(0, 2, 3, 1)) < 1e-5
+
+
 def test_concatenated_branches_projected_by_ones_are_their_sum():
     x, sum_of, concat = normal(1, 6, 6, 3), GlobalConv(2, 5), GlobalConv(2, 5, "concat")
     variables = sum_of.init(jax.random.key(0), x)
@@ -183,7 +211,8 @@ def test_every_head_scores_whole_images_with_and_without_refinement():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"head": "vgg"}, "head must be one of gcn, conv1x1, conv, stack3x3. Got 'vgg'"),
+        ({"head": "vgg"}, "head must be one of gcn, conv1x1, conv, stack3x3, strips, strip_attention. Got 'vgg'"),
+        ({"head": "strips", "kernel_size": 3}, "kernel_size must be at least 5 with head='strips'. Got 3"),
         ({"head": "conv", "kernel_size": 4}, "kernel_size must be odd and positive. Got 4"),
         ({"head": "stack3x3", "kernel_size": 1}, "kernel_size must be at least 3 with head='stack3x3'. Got 1"),
         ({"branches": "mean"}, "branches must be one of sum, concat. Got 'mean'"),
@@ -205,14 +234,19 @@ def test_an_ablation_is_named_in_the_config():
     shapes = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]["stack3x3_res5"]
     assert sum(x.size for k, x in _flat(shapes) if k == "kernel") == weights(ConvStack(21, 7, 210), 2048)
     assert get_config("ablation").model.kernel_size == 15
+    other = get_config("compare,decoder=pspnet,stride=16,aux=true").model
+    assert (other.decoder, other.output_stride, other.auxiliary) == ("pspnet", 16, True)
+    assert get_config("compare").model.boundary_refine
     assert get_config("ablation,br=true").model.boundary_refine
     for stage, message in (
         ("ablation,k=7,k=9", "'k=9': k was given before"),
         ("ablation,k=seven", "'k=seven': k must be a whole number"),
         ("ablation,br=no", "'br=no': br must be true or false"),
-        ("ablation,kernel=7", "'kernel=7' is unknown; known: head=, k=, m=, br=, branches=, backbone="),
+        ("compare,aux=no", "'aux=no': aux must be true or false"),
+        ("compare,stride=low", "'stride=low': stride must be a whole number"),
+        ("ablation,kernel=7", "'kernel=7' is unknown; known: head=, k=, m=, br=, branches=, backbone=, decoder="),
         ("ablation,", "'' is unknown"),
-        ("ablations", "unknown stage; known: stage1, stage2, stage3, ablation"),
+        ("ablations", "unknown stage; known: stage1, stage2, stage3, ablation, compare"),
     ):
         with pytest.raises(UserError, match=message) as error:
             get_config(stage)

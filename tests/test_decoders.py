@@ -469,3 +469,14 @@ def test_classes_carry_over(name):
         expected = jax.jit(build_model(2, **options).apply)(trained, images)
         found = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(found[..., [2, 1]], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_shapes_and_dtypes_at_odd_sizes(name):
+    model = build_model(3, "resnet18", width=4, decoder=name, dtype="bfloat16", norm="train")
+    variables = variable_shapes(model)
+    for size in ((32, 32), (33, 47), (97, 130)):
+        image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+        found = jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])[0], variables, image)
+        assert (found.shape, found.dtype) == ((2, *size, 3), jnp.float32)

@@ -107,6 +107,7 @@ def test_stage_features_have_the_papers_sizes():
     resnet = build_model().backbone
     shapes = jax.eval_shape(lambda x: resnet.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 512, 512, 3)))
     sizes = {name: leaf.shape[1:] for name, leaf in shapes.items()}
+    assert sizes.pop("stem") == (128, 128, 64)
     assert sizes == {"res2": (128, 128, 256), "res3": (64, 64, 512), "res4": (32, 32, 1024), "res5": (16, 16, 2048)}
 
 
@@ -415,6 +416,7 @@ def test_gradients_and_three_sgd_steps_equal_the_twins(twins):
         ("gcn", "sum"),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("gcn", "concat"), ("conv1x1", "sum"))),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("conv", "sum"), ("stack3x3", "sum"))),
+        *(pytest.param(name, "sum", marks=pytest.mark.slow) for name in ("strips", "strip_attention")),
     ],
 )
 def test_heads_can_start_at_scores_of_zero(head, branches):

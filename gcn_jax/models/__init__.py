@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .backbones.resnet import FREEZE, GLOBAL_CONVS, NORMS, OUTPUT_STRIDES, STAGE_SIZES, STRIDE, STRIDES, ResNet
 from .decoders import DECODERS
 from .decoders.fcn import FCNHead
-from .heads import BRANCHES, HEADS
+from .heads import BRANCHES, HEADS, SQUARE
 from .initial import init_variables, variable_shapes
 from .network import Network
 from .ops.xla import CONVOLUTIONS
@@ -132,6 +132,8 @@ def _check_numbers(
         raise ValueError(f"kernel_size must be odd and positive. Got {kernel_size}")
     if head == "stack3x3" and kernel_size == 1:
         raise ValueError(f"kernel_size must be at least 3 with head='stack3x3'. Got {kernel_size}")
+    if head == "strips" and kernel_size < SQUARE:
+        raise ValueError(f"kernel_size must be at least {SQUARE} with head='strips'. Got {kernel_size}")
     if head_width < 1:
         raise ValueError(f"head_width must be positive. Got {head_width}")
     if num_classes < 2:

@@ -1,6 +1,6 @@
-"""What turns a stage's features into scores: the four blocks that the paper compares in figure 4.
+"""What turns a stage's features into scores: the four blocks that the paper's figure 4 compares, and two of later work.
 
-None has a non-linearity or a norm, so their convolutions start with gain 1 (our choice; the paper gives no
+Of the four none has a non-linearity or a norm, so their convolutions start with gain 1 (our choice; the paper gives no
 initialisation).
 """
 
@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from .layers import Conv
+from .layers import Conv, DepthwiseConv
 from .ops.convolution import Dtype
 
-HEADS = ("gcn", "conv1x1", "conv", "stack3x3")
+HEADS = ("gcn", "conv1x1", "conv", "stack3x3", "strips", "strip_attention")
+SQUARE = 5  # the other side of SLaK's strips
+STRIPS = (7, 11, 21)  # SegNeXt's
 BRANCHES = ("sum", "concat")
 
 
@@ -71,6 +73,60 @@ class ConvStack(nn.Module):
         return x
 
 
+class ParallelStrips(nn.Module):
+    """Strips of k x 5 and 5 x k beside 5 x 5, summed: the large kernel of SLaK (Liu et al., ICLR 2023), k = 51 there.
+
+    Our choice: a 1x1 convolution makes scores first, and the strips then mix all of them, where SLaK's convolve each
+    feature alone, which no kind of device computes fast; no norms, as in the other heads.
+
+    Attributes:
+      features: channels of the scores.
+      kernel_size: k, odd, at least 5.
+      dtype: of the computation.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, features]."""
+        k, x = self.kernel_size, _conv(self.features, (1, 1), self.dtype, "reduce")(x)
+        shapes = {"column": (k, SQUARE), "row": (SQUARE, k), "square": (SQUARE, SQUARE)}
+        column, row, square = (_conv(self.features, shape, self.dtype, name)(x) for name, shape in shapes.items())
+        return column + row + square
+
+
+class StripAttention(nn.Module):
+    """Multi-scale convolutional attention of SegNeXt (Guo et al., NeurIPS 2022), figure 2b, and a 1x1 to scores.
+
+    Each feature alone is convolved by 5 x 5, then by pairs of strips of 7, 11 and 21 pixels; the sum of all, mixed by a
+    1x1 convolution, multiplies the features.
+
+    Attributes:
+      features: channels of the scores.
+      dtype: of the computation.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, H, W, features]."""
+
+        def alone(x, kernel_size, name):
+            return DepthwiseConv(kernel_size, self.dtype, name=name)(x)
+
+        total = near = alone(x, (SQUARE, SQUARE), "square")
+        for k in STRIPS:
+            total = total + alone(alone(near, (1, k), f"row{k}"), (k, 1), f"column{k}")
+        return _conv(self.features, (1, 1), self.dtype, "score")(
+            _conv(x.shape[-1], (1, 1), self.dtype, "mix")(total) * x
+        )
+
+
 def score_head(
     head: str, features: int, kernel_size: int, width: int, branches: str, dtype: Dtype, name: str
 ) -> nn.Module:
@@ -78,9 +134,9 @@ def score_head(
 
     Args:
       head: "gcn", `GlobalConv`; "conv1x1", the baseline (figure 4A); "conv", a k x k convolution (figure 4B);
-        "stack3x3", `ConvStack`.
+        "stack3x3", `ConvStack`; "strips", `ParallelStrips`; "strip_attention", `StripAttention`.
       features: channels of the scores.
-      kernel_size: k; the baseline has none.
+      kernel_size: k; the baseline and `StripAttention` have none.
       width: of a `ConvStack`.
       branches: of a `GlobalConv`.
       dtype: of the computation.
@@ -95,6 +151,10 @@ def score_head(
             return _conv(features, (kernel_size, kernel_size), dtype, name)
         case "stack3x3":
             return ConvStack(features, kernel_size, width, dtype, name=name)
+        case "strips":
+            return ParallelStrips(features, kernel_size, dtype, name=name)
+        case "strip_attention":
+            return StripAttention(features, dtype, name=name)
     raise AssertionError(head)
 
 

@@ -71,6 +71,8 @@ def with_zero_scores(params: dict[str, Any]) -> dict[str, Any]:
             return {**head, "kernel": np.zeros_like(head["kernel"])}
         if "score" in head:
             last = ["score"]
+        elif "square" in head:
+            last = ["column", "row", "square"]
         elif "left_row" in head:
             last = ["projection"] if "projection" in head else ["left_row", "right_column"]
         else:

@@ -21,6 +21,7 @@ from gcn_jax.files import RunFile, make_workdir, write_json, written_whole
 from gcn_jax.inference.receptive_field import Fractions, mean_fields, measure, pixel_at, view
 from gcn_jax.inference.segmenter import make_segmenter
 from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.models.heads import SQUARE, STRIPS
 from gcn_jax.report.heat_map import Panel, sheet
 from gcn_jax.report.receptive_field import Field
 from gcn_jax.tables import table
@@ -100,7 +101,8 @@ def _kernel_side(config: ml_collections.ConfigDict) -> int | None:
     """What a kernel of the GCN's head spans at res-5, in pixels of the input; None: another decoder has none."""
     if config.model.decoder != "gcn":
         return None
-    return STRIDE * (1 if config.model.head == "conv1x1" else config.model.kernel_size)
+    sides = {"conv1x1": 1, "strip_attention": SQUARE - 1 + max(STRIPS)}
+    return STRIDE * sides.get(config.model.head, config.model.kernel_size)
 
 
 def _comma(fractions: Sequence[float]) -> str:

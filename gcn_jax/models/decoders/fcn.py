@@ -1,5 +1,7 @@
 """Fully convolutional networks (Long et al., CVPR 2015; Shelhamer et al., TPAMI 2017), and what is called FCN now."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -27,7 +29,7 @@ class FCN(nn.Module):
     @nn.compact
     def __call__(self, features: dict[str, jax.Array], size: tuple[int, int], train: bool = False) -> jax.Array:
         """The stages' features -> scores [B, *size, num_classes]."""
-        scores = None
+        scores: Any = None
         for stage in self.stages:
             score = Conv(self.num_classes, (1, 1), use_bias=True, dtype=self.dtype, gain=0.0, name=f"score_{stage}")
             own = score(features[stage])

@@ -37,7 +37,8 @@ class GCN(nn.Module):
     Attributes:
       kernel_size: k of every head, odd; the paper takes 15 on VOC and 25 on Cityscapes.
       boundary_refine: whether to use the 9 `BoundaryRefine` blocks.
-      head: "gcn" (the paper) or what figure 4 compares it with: "conv1x1", "conv" (k x k) or "stack3x3".
+      head: "gcn" (the paper) or what figure 4 compares it with: "conv1x1", "conv" (k x k) or "stack3x3";
+        or "strips" or "strip_attention", of later work; see `score_head`.
       head_width: m, channels between the convolutions of a "stack3x3".
       branches: how a GCN's two branches are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
     """

@@ -1,5 +1,7 @@
 """Zoom-out features (Mostajabi et al., CVPR 2015), in the dense form of the authors' release."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -40,7 +42,7 @@ class Zoomout(nn.Module):
             scale, shift = norm(x.shape[-1], x if train and self.norm == "train" else None)
             return (x * scale[None, None, None] + shift[None, None, None]).astype(self.dtype)
 
-        x = 0
+        x: Any = 0
         for level in LEVELS:
             own = standardised(whole if level == "whole" else features[level], level)
             is_first = level == LEVELS[0]

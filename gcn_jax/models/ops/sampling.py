@@ -5,13 +5,14 @@ be spread over devices.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """Bilinear interpolation: [B, H, W, C] -> [B, *size, C].
 
     Pixels are areas, as in PyTorch's ``interpolate(align_corners=False)`` and, inside a map that is doubled, in a
