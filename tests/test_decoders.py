@@ -30,7 +30,7 @@ from gcn_jax.training.loss import cross_entropy
 from gcn_jax.training.optimizer import split_fixed
 from gcn_jax.training.step import make_loss
 from tests import command_line
-from tests.helpers import random_batch, randomize, relative
+from tests.helpers import make_twin, random_batch, randomize, relative
 
 OTHERS = tuple(name for name in DECODERS if name != "gcn")
 CHANNELS = {"stem": 4, "res2": 16, "res3": 32, "res4": 64, "res5": 128}  # of a backbone of width 4
@@ -66,11 +66,11 @@ def to_torch(array):
     return torch.from_numpy(np.array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array))
 
 
-def twin_of(name, variables):
+def twin_of(name, variables, *options):
     """PyTorch's decoder with our weights."""
     from tests import torch_decoders
 
-    twin = torch_decoders.make(name, 5, CHANNELS)
+    twin = torch_decoders.make(name, 5, CHANNELS, *options)
     flat = {k: v for kind in variables.values() for k, v in flax.traverse_util.flatten_dict(kind).items()}
     result = twin.load_state_dict({torch_name(path): to_torch(v) for path, v in flat.items()}, strict=False)
     assert not result.unexpected_keys
@@ -118,6 +118,31 @@ def compare_with_torch(name, size, norm="frozen"):
 @pytest.mark.parametrize("name", [n if n == "fcn8s" else pytest.param(n, marks=pytest.mark.slow) for n in OTHERS])
 def test_scores_and_gradients_are_pytorchs_at_odd_sizes(name):
     compare_with_torch(name, (97, 130))
+
+
+@pytest.mark.slow
+def test_a_whole_network_at_stride_8_is_pytorchs(tmp_path):
+    """Backbone and decoder, in the logits and the gradient of the first kernel; rates are twice those of stride 16."""
+    torch = pytest.importorskip("torch", reason="the parity tests compare with PyTorch")
+    resnet = make_twin((2, 2, 2, 2), output_stride=8)
+    np.savez(tmp_path / "resnet.npz", **{name: tensor.numpy() for name, tensor in resnet.state_dict().items()})
+    model = build_model(5, "resnet26", width=4, decoder="deeplabv3plus", output_stride=8)
+    variables = gcn_jax.load_backbone(randomize(init_variables(model, 0)), tmp_path / "resnet.npz")
+    own = {kind: {k: v for k, v in tree.items() if k != "backbone"} for kind, tree in variables.items()}
+    decoder, images = twin_of("deeplabv3plus", own, 2).eval(), normal(1, 97, 130, 3)
+
+    def loss(params):
+        logits = model.apply({**variables, "params": params}, images)
+        return jnp.square(logits).mean(), logits
+
+    with xla.platform("cpu"):
+        gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    stages = resnet(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    expected = decoder(dict(zip(("res2", "res3", "res4", "res5"), stages, strict=True)), (97, 130))
+    expected.square().mean().backward()
+    assert relative(logits, expected.detach().numpy().transpose(0, 2, 3, 1)) < 1e-4
+    found = to_torch(gradient["backbone"]["conv1"]["kernel"]).numpy()
+    assert relative(found, resnet.conv1.weight.grad.numpy()) < 1e-3
 
 
 @pytest.mark.slow
@@ -321,7 +346,8 @@ def test_rows_over_devices_compute_what_one_device_does(name, norm):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max() + 1e-7)
 
 
-@pytest.mark.parametrize("name", [n if n == "fcn16s" else pytest.param(n, marks=pytest.mark.slow) for n in OTHERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
 def test_an_exported_model_predicts(config, tmp_path, name):
     config.model.update(decoder=name, auxiliary=name == "pspnet")
     model = settings.model_from(config)
@@ -359,6 +385,7 @@ def test_every_mode_takes_another_decoder(tmp_path, cache, changes):
     assert [run["kernel_side"] for run in fields["runs"].values()] == [None]
 
 
+@pytest.mark.slow
 def test_the_second_head_adds_its_loss_in_training_alone(config):
     config.model.update(decoder="fcn32s", auxiliary=True)
     config.loss.auxiliary = 0.5

@@ -233,8 +233,8 @@ class SegNet(nn.Module):
         return up(self.score(x), size)
 
 
-def make(name, classes, channels):
-    """The decoder of this name for features of so many channels: "stem", "res2", ..., "res5"."""
+def make(name, classes, channels, *others):
+    """The decoder of this name for features of so many channels: "stem", "res2", ..., "res5"; others of its options."""
     stages = ("res5", "res4", "res3")
     kinds = {
         "fcn32s": (FCN, stages[:1]),
@@ -254,4 +254,4 @@ def make(name, classes, channels):
         "deeplabv3plus": (DeepLabV3Plus,),
     }
     kind, *options = kinds[name]
-    return kind(classes, channels, *options)
+    return kind(classes, channels, *options, *others)

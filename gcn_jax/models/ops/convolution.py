@@ -1,6 +1,7 @@
 """Every convolution, transposed convolution and pooling of the network.
 
-The other model files say what is computed; this one says how. All tensors are NHWC, all kernels HWIO.
+The other model files say what is computed; this one says how (`dilated` and `sampling` have what only the decoders of
+related work need). All tensors are NHWC, all kernels HWIO.
 Padding is explicit and symmetric, ``k // 2`` on each side, as in Caffe and PyTorch: XLA's ``"SAME"`` pads
 a stride-2 convolution on the bottom and right alone, which shifts features by a pixel against every
 published set of ResNet weights.
