@@ -9,9 +9,10 @@ from typing import Any
 import flax
 import numpy as np
 
+from gcn_jax import models
 from gcn_jax.export.onnx_graph import Graph
-from gcn_jax.models import GCN
-from gcn_jax.models.backbones.resnet import GLOBAL_CONVS, STAGE_SIZES, STAGES
+from gcn_jax.models.backbones.resnet import BASIC, GLOBAL_CONVS, STAGE_SIZES, STAGES
+from gcn_jax.models.decoders.gcn import GCN
 
 
 class Network:
@@ -26,8 +27,8 @@ class Network:
       variables: its weights, ``{"params": ..., "batch_stats": ...}``.
     """
 
-    def __init__(self, graph: Graph, model: GCN, variables: Mapping[str, Any]):
-        self._graph, self._model = graph, model
+    def __init__(self, graph: Graph, model: models.Network, variables: Mapping[str, Any]):
+        self._graph, self._backbone, self._decoder = graph, model.backbone, model.decoder
         self._arrays = flax.traverse_util.flatten_dict(dict(variables), sep="/")
         self.unused = set(self._arrays)
 
@@ -41,6 +42,8 @@ class Network:
         Raises:
           ValueError: if the model has a layer that this exporter lacks.
         """
+        if not isinstance(self._decoder, GCN):
+            raise ValueError(f"the exporter to ONNX lacks the decoder {type(self._decoder).__name__}")
         features = self._features(x, reverse)
         scores = ""
         for stage in reversed(STAGES):
@@ -57,17 +60,17 @@ class Network:
         return scores
 
     def _features(self, x: str, reverse: bool) -> dict[str, str]:
-        backbone, x = self._model.backbone, self._relu(self._normed(x, "backbone", "1", 2, reverse=reverse))
+        backbone, x = self._backbone, self._relu(self._normed(x, "backbone", "1", 2, reverse=reverse))
         x = self._graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
         features = {}
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[backbone.backbone], strict=True)):
             is_global = stage in GLOBAL_CONVS.get(backbone.backbone, {})
             for j in range(size):
-                x = self._block(x, f"backbone/{stage}_block{j + 1}", 2 if j == 0 and i > 0 else 1, j == 0, is_global)
+                x = self._block(x, f"backbone/{stage}_block{j + 1}", 2 if j == 0 and i > 0 else 1, is_global)
             features[stage] = x
         return features
 
-    def _block(self, x: str, path: str, stride: int, project: bool, is_global: bool) -> str:
+    def _block(self, x: str, path: str, stride: int, is_global: bool) -> str:
         def branch(name: str, first: tuple[int, int], second: tuple[int, int]) -> str:
             y = self._relu(self._normed(x, path, f"_{name}1", first))
             return self._relu(self._normed(y, path, f"_{name}2", second))
@@ -75,17 +78,19 @@ class Network:
         if is_global:
             rows, columns = (stride, 1), (1, stride)
             y = self._graph.add("Concat", branch("left", rows, columns), branch("right", columns, rows), axis=1)
+        elif self._backbone.backbone in BASIC:
+            y = self._relu(self._normed(x, path, "1", stride))
         else:
-            first, second = (stride, 1) if self._model.backbone.strides_in == "v1" else (1, stride)
+            first, second = (stride, 1) if self._backbone.strides_in == "v1" else (1, stride)
             y = self._relu(self._normed(x, path, "1", first))
             y = self._relu(self._normed(y, path, "2", second))
-        y = self._normed(y, path, "3")
-        if project:
+        y = self._normed(y, path, "2" if self._backbone.backbone in BASIC else "3")
+        if f"params/{path}/conv_proj/kernel" in self._arrays:
             x = self._normed(x, path, "_proj", stride)
         return self._relu(self._graph.add("Add", x, y))
 
     def _head(self, x: str, stage: str) -> str:
-        model, path = self._model, f"params/{self._model.head}_{stage}"
+        model, path = self._decoder, f"params/{self._decoder.head}_{stage}"
         match model.head:
             case "conv1x1" | "conv":
                 return self._biased(x, path)
@@ -102,7 +107,7 @@ class Network:
         raise ValueError(f"the exporter to ONNX lacks config.model.head={model.head!r}")
 
     def _refined(self, x: str, name: str) -> str:
-        if not self._model.boundary_refine:
+        if not self._decoder.boundary_refine:
             return x
         path = f"params/refine_{name}"
         y = self._biased(self._relu(self._biased(x, f"{path}/conv1")), f"{path}/conv2")

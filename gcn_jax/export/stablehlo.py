@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gcn_jax.inference.maps import Maps, measured, measured_of_each
 from gcn_jax.inference.segmenter import Segmenter
 from gcn_jax.models.backbones.resnet import STRIDE
+from gcn_jax.models.decoders.gcn import GCN
 from gcn_jax.models.ops.convolution import Dtype
 from gcn_jax.models.preprocessing import normalize
 
@@ -26,8 +27,14 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
     Args:
       segmenter: the model.
       metadata: not kept: the format has no place for it.
+
+    Raises:
+      ValueError: if the model's decoder needs to know the size.
     """
     del metadata
+    if not isinstance(segmenter.model.decoder, GCN):
+        kind = type(segmenter.model.decoder).__name__
+        raise ValueError(f"the program takes images of any size, and the decoder {kind} is made for one size")
     least = [f"h >= {STRIDE}", f"w >= {STRIDE}"]
     shape = jax.export.symbolic_shape(f"b, h, w, {segmenter.model.channels}", constraints=least)
     return bytes(exported(segmenter, shape, PLATFORMS, segmenter.model.dtype).serialize())
@@ -39,7 +46,9 @@ def exported(segmenter: Segmenter, shape: Any, platforms: tuple[str, ...], dtype
     These are the same on every platform, and take sides that are not known yet.
     """
     form: dict[str, Any] = {"convolutions": "plain", "dtype": dtype}
-    model = segmenter.model.clone(backbone=segmenter.model.backbone.clone(**form, parent=None), **form)
+    network = segmenter.model
+    backbone, decoder = network.backbone.clone(**form, parent=None), network.decoder.clone(dtype=dtype, parent=None)
+    model = network.clone(backbone=backbone, decoder=decoder, **form)
     temperature = segmenter.protocol.temperature or 1.0
     is_multi = segmenter.spec.multi_label
     activation, measure = (jax.nn.sigmoid, measured_of_each) if is_multi else (jax.nn.softmax, measured)

@@ -107,7 +107,7 @@ def _make_sums(model: Network, preprocessing: Preprocessing) -> Any:
     return sums
 
 
-def _make_sums_of_each(model: GCN, preprocessing: Preprocessing) -> Any:
+def _make_sums_of_each(model: Network, preprocessing: Preprocessing) -> Any:
     """As `_make_sums`, of a label [H, W, C] whose classes are decisions of their own."""
 
     def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array) -> jax.Array:
