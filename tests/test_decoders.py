@@ -45,12 +45,16 @@ def size_of(tree):
 
 
 def features_of(model, size, batch=2):
-    """Random features of the stages' sizes, positive like those after a ReLU."""
+    """Random features of the stages' sizes, positive like those after a ReLU; each image's are larger than the last's.
+
+    Batch norm of the two images' means would else divide rounding errors by a variance of almost 0.
+    """
     strides = {"stem": 4, "res2": 4}
     for stage, stride in (("res3", 8), ("res4", 16), ("res5", 32)):
         strides[stage] = min(stride, model.backbone.output_stride)
     shapes = {name: (batch, *(-(-side // strides[name]) for side in size), c) for name, c in CHANNELS.items()}
-    return {name: np.abs(normal(*shape, seed=i)) for i, (name, shape) in enumerate(shapes.items())}
+    larger = np.arange(1, batch + 1, dtype=np.float32)[:, None, None, None]
+    return {name: larger * np.abs(normal(*shape, seed=i)) for i, (name, shape) in enumerate(shapes.items())}
 
 
 def torch_name(path):

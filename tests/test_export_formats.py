@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -127,6 +128,8 @@ ARCHITECTURES = [
     {"head": "stack3x3", "head_width": 6},
     {"branches": "concat", "stem_width": 16},
     {"backbone": "resnet50_gcn"},
+    {"backbone": "resnet18"},
+    {"backbone": "resnet18", "stem_width": 16},
     {"depth": "uint16"},
     {"depth": "float32"},
 ]
@@ -237,6 +240,15 @@ def test_a_layer_that_the_exporter_lacks_is_named(tmp_path, config, trained, cha
     ):
         run_export(config, trained, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
+def test_a_decoder_that_the_exporter_lacks_is_named(config, suffix, package):
+    pytest.importorskip(package, reason=MISSING)
+    writer = importlib.import_module(f"gcn_jax.export.{suffix}{'_file' if suffix == 'onnx' else ''}")
+    config.model.decoder = "fcn8s"
+    with pytest.raises(ValueError, match="decoder FCN"):
+        writer.to_bytes(segmenter_of(config), {})
 
 
 def test_weights_beyond_a_file_of_onnx_are_refused():

@@ -62,15 +62,16 @@ class Network:
     def _features(self, x: str, reverse: bool) -> dict[str, str]:
         backbone, x = self._backbone, self._relu(self._normed(x, "backbone", "1", 2, reverse=reverse))
         x = self._graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-        features = {}
+        features, same = {}, backbone.backbone in BASIC and backbone.stem_width in (0, backbone.width)
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[backbone.backbone], strict=True)):
             is_global = stage in GLOBAL_CONVS.get(backbone.backbone, {})
             for j in range(size):
-                x = self._block(x, f"backbone/{stage}_block{j + 1}", 2 if j == 0 and i > 0 else 1, is_global)
+                project = j == 0 and not (same and i == 0)  # what has the same size and channels is not projected
+                x = self._block(x, f"backbone/{stage}_block{j + 1}", 2 if j == 0 and i > 0 else 1, project, is_global)
             features[stage] = x
         return features
 
-    def _block(self, x: str, path: str, stride: int, is_global: bool) -> str:
+    def _block(self, x: str, path: str, stride: int, project: bool, is_global: bool) -> str:
         def branch(name: str, first: tuple[int, int], second: tuple[int, int]) -> str:
             y = self._relu(self._normed(x, path, f"_{name}1", first))
             return self._relu(self._normed(y, path, f"_{name}2", second))
@@ -85,7 +86,7 @@ class Network:
             y = self._relu(self._normed(x, path, "1", first))
             y = self._relu(self._normed(y, path, "2", second))
         y = self._normed(y, path, "2" if self._backbone.backbone in BASIC else "3")
-        if f"params/{path}/conv_proj/kernel" in self._arrays:
+        if project:
             x = self._normed(x, path, "_proj", stride)
         return self._relu(self._graph.add("Add", x, y))
 
