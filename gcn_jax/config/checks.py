@@ -9,8 +9,8 @@ import ml_collections
 
 from gcn_jax import crf
 from gcn_jax.config import settings
+from gcn_jax.config.decoders import check_decoder
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
-from gcn_jax.config.norms import check_norms
 from gcn_jax.console import say
 from gcn_jax.data import bands, outputs
 from gcn_jax.data.mixing import MIXES
@@ -182,10 +182,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         labelled = open_folder(data)
         config.data.classes = labelled.class_lines(data.first_id)
         if not labelled.has_classes_file:
-            first, last = data.first_id, data.first_id + len(config.data.classes) - 1
-            count = len(config.data.classes)
-            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{last} of its masks")
-    check_norms(config, settings.model_from(config))
+            count, first = len(config.data.classes), data.first_id
+            say(
+                f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{first + count - 1} of its masks"
+            )
+    check_decoder(config, settings.model_from(config))
 
 
 def _check_combinations(config: ml_collections.ConfigDict) -> None:
@@ -204,7 +205,6 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         ("loss.hardest", loss.hardest < 1, per_pixel, f"cross_entropy or focal {in_name}"),
         ("loss.hardest_min", loss.hardest_min, loss.hardest < 1, "config.loss.hardest below 1"),
         ("optimizer.loss", optimizer.loss == "sum", terms <= per_pixel, f"cross_entropy or focal alone {in_name}"),
-        ("loss.auxiliary", loss.auxiliary != 0.4, config.model.auxiliary, "config.model.auxiliary=True"),
         ("init_stem", config.init_stem != "mean", bands.parse(config.data.channels), "bands in config.data.channels"),
         ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),

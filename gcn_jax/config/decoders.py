@@ -1,13 +1,14 @@
-"""What a config may ask of batch norm's statistics."""
+"""What a config may ask of a decoder: statistics of its norms, a second head's loss."""
 
 import ml_collections
 
+from gcn_jax.config.defaults import default
 from gcn_jax.errors import UserError
 from gcn_jax.models import DECODERS, Network
 
 
-def check_norms(config: ml_collections.ConfigDict, model: Network) -> None:
-    """Raises `UserError` for statistics that cannot be: of one value, or of a decoder that has none."""
+def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
+    """Raises `UserError` for statistics of one value, or of a decoder without norms; for a loss without its head."""
     decoder, reestimate = config.model.decoder, config.reestimate
     if DECODERS[decoder].has_means and config.model.norm == "train" and config.batch_size == 1:
         raise UserError(
@@ -21,4 +22,8 @@ def check_norms(config: ml_collections.ConfigDict, model: Network) -> None:
         raise UserError(
             "config.reestimate.part='decoder' has no effect without config.reestimate.batches above 0 and a "
             f"config.model.decoder with norms; {decoder} has {'some' if has_norms else 'none'}"
+        )
+    if config.loss.auxiliary != default().loss.auxiliary and not config.model.auxiliary:
+        raise UserError(
+            f"config.loss.auxiliary={config.loss.auxiliary} has no effect without config.model.auxiliary=True"
         )
