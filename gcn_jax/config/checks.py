@@ -182,10 +182,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         labelled = open_folder(data)
         config.data.classes = labelled.class_lines(data.first_id)
         if not labelled.has_classes_file:
-            count, first = len(config.data.classes), data.first_id
-            say(
-                f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{first + count - 1} of its masks"
-            )
+            first, last = data.first_id, data.first_id + len(config.data.classes) - 1
+            count = len(config.data.classes)
+            say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{last} of its masks")
     check_decoder(config, settings.model_from(config))
 
 
@@ -194,6 +193,7 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
     data, loss, optimizer, predict = config.data, config.loss, config.optimizer, config.predict
     patience, evaluations = config.stop.patience, math.ceil(config.num_steps / config.eval_every)
     names = set(outputs.parse(predict.outputs))
+    grey = names & set(outputs.GREY)
     terms = {term for _, term in losses.parse(loss.name)}
     per_pixel = terms & {"cross_entropy", "focal"}
     in_name = "in config.loss.name"
@@ -209,12 +209,7 @@ def _check_combinations(config: ml_collections.ConfigDict) -> None:
         ("optimizer.betas", optimizer.betas, optimizer.name != "sgd", "config.optimizer.name=adamw or lion"),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.schedule != "one_cycle", "another schedule"),
         ("stop.patience", patience, patience + 1 < evaluations, "more evaluations: lower config.eval_every"),
-        (
-            "predict.bits",
-            predict.bits != 8,
-            names & set(outputs.GREY),
-            "confidence or entropy in config.predict.outputs",
-        ),
+        ("predict.bits", predict.bits != 8, grey, "confidence or entropy in config.predict.outputs"),
         (
             "predict.outputs",
             names not in ({"mask"}, {"mask", "overlay"}),
