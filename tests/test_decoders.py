@@ -445,6 +445,7 @@ def test_statistics_of_decoders_are_taken_anew(part):
         ({"model.decoder": "vgg"}, "config.model.decoder must be one of gcn, fcn32s, "),
         ({"model.decoder": "pspnet", "model.head": "conv"}, "config.model.head and branches are of decoder='gcn'"),
         ({"model.decoder": "pspnet", "model.norm": "train", "batch_size": 1}, "config.batch_size=1: .*pspnet"),
+        ({"model.norm": "train", "batch_size": 1, "data.size": 32}, "config.batch_size=1: .*res-5, one pixel"),
         (
             {"model.decoder": "zoomout", "reestimate.batches": 2, "reestimate.batch_size": 1},
             "config.reestimate.batch_size=1: must be 2 or more with config.model.decoder=zoomout",

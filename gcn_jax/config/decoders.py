@@ -10,10 +10,14 @@ from gcn_jax.models import DECODERS, Network
 def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
     """Raises `UserError` for statistics of one value, or of a decoder without norms; for a loss without its head."""
     decoder, reestimate = config.model.decoder, config.reestimate
-    if DECODERS[decoder].has_means and config.model.norm == "train" and config.batch_size == 1:
+    is_one = DECODERS[decoder].has_means or config.data.size == model.backbone.output_stride
+    if is_one and config.model.norm == "train" and config.batch_size == 1:
+        what = f"config.model.decoder={decoder} normalises the mean of each image"
+        if not DECODERS[decoder].has_means:
+            what = f"config.model.norm=train normalises res-5, one pixel of config.data.size={config.data.size}"
         raise UserError(
-            f"config.batch_size=1: config.model.decoder={decoder} normalises the mean of each image, which has no "
-            "variance in a batch of one; set config.batch_size to 2 or more, or config.model.norm=frozen"
+            f"config.batch_size=1: {what}, which has no variance in a batch of one; set config.batch_size to 2 or more, "
+            "or config.model.norm=frozen"
         )
     if DECODERS[decoder].has_means and reestimate.batches and reestimate.batch_size == 1:
         raise UserError(f"config.reestimate.batch_size=1: must be 2 or more with config.model.decoder={decoder}")

@@ -105,7 +105,7 @@ class Norm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         mean, var = running_mean.value, running_var.value
         if x is not None:
-            if x.size == features and x.size:
+            if self.momentum and x.size == features and not self.is_initializing():
                 raise ValueError("norm='train' needs more than one value a channel: a batch of more images")
             mean = jnp.mean(x, axis=(0, 1, 2), dtype=jnp.float32)
             var = jnp.mean(jnp.square(x.astype(jnp.float32) - mean[None, None, None]), axis=(0, 1, 2))
