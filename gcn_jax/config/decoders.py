@@ -16,8 +16,8 @@ def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
         if not DECODERS[decoder].has_means:
             what = f"config.model.norm=train normalises res-5, one pixel of config.data.size={config.data.size}"
         raise UserError(
-            f"config.batch_size=1: {what}, which has no variance in a batch of one; set config.batch_size to 2 or more, "
-            "or config.model.norm=frozen"
+            f"config.batch_size=1: {what}, which has no variance in a batch of one; set config.batch_size to 2 "
+            "or more, or config.model.norm=frozen"
         )
     if DECODERS[decoder].has_means and reestimate.batches and reestimate.batch_size == 1:
         raise UserError(f"config.reestimate.batch_size=1: must be 2 or more with config.model.decoder={decoder}")
