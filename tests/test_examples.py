@@ -25,7 +25,14 @@ MODULES = dict(modules())
 
 
 def test_public_functions_have_examples():
-    rooms = ("models.network", "crf.dense_crf", "data.batches", "training.loss", "training.batch_norm", "evaluation.counts")
+    rooms = (
+        "models.network",
+        "crf.dense_crf",
+        "data.batches",
+        "training.loss",
+        "training.batch_norm",
+        "evaluation.counts",
+    )
     rooms += ("checkpoints.pretrained", "inference.segmenter")
     named = {f"gcn_jax.{room}" for room in rooms}
     assert named <= MODULES.keys()

@@ -70,7 +70,10 @@ def build_model(
       decoder: what makes scores of the backbone's features: "gcn" (the paper) or another of `DECODERS`.
       output_stride: of the backbone, 8, 16 or 32, see `ResNet`; 0: the decoder's own, as published.
       auxiliary: whether training has a second head, on res-4, see `Network`.
-      boundary_refine, head, head_width, branches: of the decoder "gcn", see `GCN`.
+      boundary_refine: whether "gcn" uses its 9 `BoundaryRefine` blocks.
+      head: of "gcn": itself (the paper), what figure 4 compares it with, or a later one; see `score_head`.
+      head_width: m, channels between the convolutions of the head "stack3x3".
+      branches: how a GCN's two branches are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
       width: of the backbone: channels of the first convolutions in res-2; 64 in the paper.
       stem_width: channels of the backbone's stem; 0: as many as width, as in every published ResNet.
       strides_in: "v1.5" (torchvision) or "v1" (original Caffe models), see `ResNet`.
