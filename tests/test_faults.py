@@ -254,7 +254,7 @@ def test_a_full_disk_in_the_middle_of_writing_results_is_one_line(two, small_dis
     while "evaluating step" not in fork.texts()[1]:
         assert fork.process.is_alive(), fork.texts()[1]
         time.sleep(0.05)
-    fill(small_disk, left=20 * 2**10)
+    fill(small_disk, left=100 * 2**10)
     status, (out, err) = fork.end()
     assert status == 2, err
     assert err.splitlines()[-1] == f"run.py: error: {workdir / 'report.html'}: No space left on device"
