@@ -3,7 +3,7 @@
     python run.py --config=configs/far_ends.py --config.model.head=conv1x1
 
 A run takes about two minutes on 2 CPU cores. examples/far_ends_figure.py trains all heads of the paper's figure 4 so,
-and draws their accuracy against the length of the bars; docs/results.md has the picture.
+and draws their accuracy against the length of the bars.
 """
 
 import ml_collections
