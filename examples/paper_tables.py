@@ -34,6 +34,7 @@ RUNS = {
     "gcn_11": ("GCN, k = 11", ("kernel_size=11",)),
     "conv_3": ("3x3", ("head=conv", "kernel_size=3")),
     "gcn_7_concat": ("GCN, k = 7, concatenated", ("kernel_size=7", "branches=concat")),
+    "strips_7": ("SLaK's parallel strips, k = 7", ("head=strips", "kernel_size=7")),
 }
 SCORES = {
     "miou": "mean IoU",
