@@ -126,7 +126,7 @@ ARCHITECTURES = [
     {"head": "conv1x1", "norm": "train", "strides_in": "v1"},
     {"head": "conv", "boundary_refine": False},
     {"head": "stack3x3", "head_width": 6},
-    {"branches": "concat", "stem_width": 16},
+    {"branches": "concat", "stem_width": 16, "stem": "deep"},
     {"backbone": "resnet50_gcn"},
     {"backbone": "resnet18"},
     {"backbone": "resnet18", "stem_width": 16},

@@ -108,6 +108,42 @@ def test_features_equal_the_twins(tmp_path, arrays, variables, strides_in):
     assert_same_features(model, gcn_jax.load_backbone(variables, path), resnet, (97, 130))
 
 
+def test_a_deep_stem_equals_the_twins(tmp_path, arrays):
+    """By the names of timm, semseg and mmsegmentation; a file with another stem is told."""
+    nn, resnet = torch.nn, make_twin()
+    widths = ((3, 2, 2), (2, 2, 1), (2, 4, 1))
+    convs = [nn.Conv2d(c, d, 3, stride, 1, bias=False) for c, d, stride in widths]
+    norms = [nn.BatchNorm2d(d) for _, d, _ in widths]
+    for norm in norms:
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+    resnet.conv1 = nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1], nn.ReLU(), convs[2])
+    resnet.bn1 = norms[2]
+    found = {name: tensor.numpy() for name, tensor in resnet.eval().state_dict().items()}
+    model = build_model(5, "resnet14", 3, width=4, stem="deep")
+    path = save(tmp_path / "timm.safetensors", found)
+    loaded = gcn_jax.load_backbone(init_variables(model, 0), path)
+    assert_same_features(model, loaded, resnet, (97, 130))
+
+    timm = {"conv1.0.": 0, "conv1.1.": 1, "conv1.3.": 2, "conv1.4.": 3, "conv1.6.": 4, "bn1.": 5}
+    for library, names in (
+        ("semseg", ("conv1.", "bn1.", "conv2.", "bn2.", "conv3.", "bn3.")),
+        ("mmsegmentation", ("stem.0.", "stem.1.", "stem.3.", "stem.4.", "stem.6.", "stem.7.")),
+    ):
+        stems = {old: names[place] for old, place in timm.items()}
+        prefix = {name: next((old for old in stems if name.startswith(old)), "") for name in found}
+        renamed = {stems.get(old, "") + name.removeprefix(old): found[name] for name, old in prefix.items()}
+        other, report = read_backbone(init_variables(model, 0), save(tmp_path / f"{library}.npz", renamed))
+        assert_equal(other, loaded)
+        assert library in report.lines()[0]
+        with pytest.raises(ValueError, match=r"set config\.model\.stem=deep"):
+            gcn_jax.load_backbone(
+                init_variables(build_model(5, "resnet14", 3, width=4), 0), tmp_path / f"{library}.npz"
+            )
+    with pytest.raises(ValueError, match=r"set config\.model\.stem=conv7x7"):
+        gcn_jax.load_backbone(init_variables(model, 0), save(tmp_path / "plain.npz", arrays))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "sizes"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
 def test_features_of_basic_blocks_equal_the_twins(tmp_path, backbone, sizes):

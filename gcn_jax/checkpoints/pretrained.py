@@ -11,7 +11,6 @@ the user has to set them:
 
 import pathlib
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,79 +18,14 @@ from typing import Any
 import flax
 import numpy as np
 
+from gcn_jax.checkpoints.resnet_names import NAMINGS, Naming
 from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, plain, read_float32
 from gcn_jax.models.backbones.resnet import BASIC, STAGE_SIZES, STAGES, stem_of_bands
 
 Variables = dict[str, Any]
-_BLOCK = re.compile(r"res([2-5])_block([1-9]\d*)")
 _STEM = ("params", "backbone", "conv1", "kernel")
 # Our names of arrays -> PyTorch's.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-
-
-@dataclass(frozen=True)
-class Naming:
-    """How a library names a ResNet's modules.
-
-    Attributes:
-      title: the library's name.
-      stem: our names of the modules outside the blocks -> theirs.
-      block: the beginning of the names of a block's modules, with {} for the stage and {} for the block.
-      first_stage: their number for res-2; blocks are counted from 0.
-      parts: our names of a block's modules -> theirs.
-      own: a regular expression for the beginning of all keys that belong to a backbone.
-    """
-
-    title: str
-    stem: dict[str, str]
-    block: str
-    first_stage: int
-    parts: dict[str, str]
-    own: str
-
-    def module(self, path: tuple[str, ...]) -> str | None:
-        """Their name of our module ``("conv1",)`` or ``("res2_block1", "norm_proj")``; None if they have none."""
-        if len(path) == 1:
-            return self.stem.get(path[0])
-        match = _BLOCK.fullmatch(path[0])
-        part = self.parts.get(path[1]) if len(path) == 2 else None
-        if not match or part is None:
-            return None
-        stage, block = (int(number) for number in match.groups())
-        return self.block.format(stage - 2 + self.first_stage, block - 1) + part
-
-    def stage_sizes(self, names: Collection[str]) -> tuple[int, ...]:
-        """The number of blocks in each stage, from a file's keys without their prefix."""
-        pattern = re.compile(self.block.replace(".", r"\.").replace("{}", r"(\d)", 1).replace("{}", r"(\d+)"))
-        blocks = {found.groups() for name in names if (found := pattern.match(name))}
-        count = Counter(int(stage) - self.first_stage for stage, _ in blocks)
-        return tuple(count[stage] for stage in range(max(*count, 3) + 1))
-
-
-_NUMBERED = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)} | {f"norm{i}": f"bn{i}" for i in (1, 2, 3)}
-NAMINGS = (
-    Naming(
-        title="torchvision",
-        stem={"conv1": "conv1", "norm1": "bn1"},
-        block="layer{}.{}.",
-        first_stage=1,
-        parts={**_NUMBERED, "conv_proj": "downsample.0", "norm_proj": "downsample.1"},
-        own=r"(conv|bn|layer)\d",
-    ),
-    Naming(
-        title="Hugging Face",
-        stem={"conv1": "embedder.embedder.convolution", "norm1": "embedder.embedder.normalization"},
-        block="encoder.stages.{}.layers.{}.",
-        first_stage=0,
-        parts={
-            **{f"conv{i}": f"layer.{i - 1}.convolution" for i in (1, 2, 3)},
-            **{f"norm{i}": f"layer.{i - 1}.normalization" for i in (1, 2, 3)},
-            "conv_proj": "shortcut.convolution",
-            "norm_proj": "shortcut.normalization",
-        },
-        own=r"(embedder|encoder)\.",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -179,6 +113,7 @@ def read_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "m
         raise ValueError(f"variables must be those of a model with a backbone. Got {', '.join(variables)}")
     with open_tensors(path) as file:
         naming, prefix = _naming(path, file)
+        naming = _with_stem(path, naming, prefix, file, leaves)
         names = _names(path, naming, prefix, leaves)
         _check_structure(path, naming, prefix, file, leaves)
         shapes = {names[leaf]: _their_shape(leaves[leaf]) for leaf in leaves}
@@ -220,6 +155,19 @@ def _naming(path: pathlib.Path, file: TensorFile) -> tuple[Naming, str]:
         prefixes = sorted(repr(prefix) for _, prefix in found)
         raise ValueError(f"{path}: holds {len(found)} ResNets, under {_some(prefixes)}; save one of them alone")
     return found[0]
+
+
+def _with_stem(
+    path: pathlib.Path, naming: Naming, prefix: str, file: TensorFile, leaves: Collection[tuple[str, ...]]
+) -> Naming:
+    """The names with those of the file's stem; raises `ValueError` unless that is as deep as the model's."""
+    deep = naming.with_deep_stem({name.removeprefix(prefix) for name in file.shapes if name.startswith(prefix)})
+    is_deep = any(leaf[2] == "conv2" for leaf in leaves)
+    if is_deep and not deep:
+        raise ValueError(f"{path}: has no deep stem, of three 3x3 convolutions; set config.model.stem=conv7x7")
+    if deep and not is_deep:
+        raise ValueError(f"{path}: has a deep stem, of three 3x3 convolutions; set config.model.stem=deep")
+    return deep or naming
 
 
 def _names(path: pathlib.Path, naming: Naming, prefix: str, leaves: Collection[tuple[str, ...]]) -> dict:

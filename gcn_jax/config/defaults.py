@@ -10,7 +10,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # What decides which tensors a model's backbone has and what they mean; equal in all that a run may start from.
-BACKBONE = ("backbone", "width", "stem_width", "strides_in")
+BACKBONE = ("backbone", "width", "stem", "stem_width", "strides_in")
 # The same for the whole model; equal in every checkpoint that a run may go on from.
 _GCN = ("head", "kernel_size", "head_width", "branches", "boundary_refine")
 ARCHITECTURE = (*BACKBONE, "decoder", "output_stride", "auxiliary", *_GCN)
@@ -41,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "model": {  # the arguments of `gcn_jax.build_model`
         "backbone": "resnet152",
         "width": 64,
+        "stem": "conv7x7",  # or "deep", three 3x3 convolutions
         "stem_width": 0,  # channels of the stem; 0: as many as width
         "decoder": "gcn",  # or another system's, see docs/related_work.md; what follows up to branches is of gcn
         "kernel_size": 15,

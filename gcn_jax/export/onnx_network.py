@@ -61,6 +61,8 @@ class Network:
 
     def _features(self, x: str, reverse: bool) -> dict[str, str]:
         backbone, x = self._backbone, self._relu(self._normed(x, "backbone", "1", 2, reverse=reverse))
+        for name in ("2", "3") if backbone.stem == "deep" else ():
+            x = self._relu(self._normed(x, "backbone", name))
         x = self._graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
         features, same = {}, backbone.backbone in BASIC and backbone.stem_width in (0, backbone.width)
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[backbone.backbone], strict=True)):

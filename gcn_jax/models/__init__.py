@@ -5,7 +5,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .backbones.resnet import FREEZE, GLOBAL_CONVS, NORMS, OUTPUT_STRIDES, STAGE_SIZES, STRIDE, STRIDES, ResNet
+from .backbones.resnet import (
+    FREEZE,
+    GLOBAL_CONVS,
+    NORMS,
+    OUTPUT_STRIDES,
+    STAGE_SIZES,
+    STEM_LAYERS,
+    STRIDE,
+    STRIDES,
+    ResNet,
+)
 from .decoders import DECODERS
 from .decoders.fcn import FCNHead
 from .heads import BRANCHES, HEADS, SQUARE
@@ -28,6 +38,7 @@ DTYPES = ("float32", "bfloat16")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "decoder": tuple(DECODERS),
     "backbone": tuple(STAGE_SIZES),
+    "stem": STEM_LAYERS,
     "strides_in": STRIDES,
     "norm": NORMS,
     "freeze": FREEZE,
@@ -51,6 +62,7 @@ def build_model(
     head_width: int = 1024,
     branches: str = "sum",
     width: int = 64,
+    stem: str = "conv7x7",
     stem_width: int = 0,
     strides_in: str = "v1.5",
     norm: str = "frozen",
@@ -75,7 +87,8 @@ def build_model(
       head_width: m, channels between the convolutions of the head "stack3x3".
       branches: how a GCN's two branches are joined: by their "sum" (the paper) or by "concat" and a 1x1 convolution.
       width: of the backbone: channels of the first convolutions in res-2; 64 in the paper.
-      stem_width: channels of the backbone's stem; 0: as many as width, as in every published ResNet.
+      stem: of the backbone, "conv7x7" or "deep", three 3x3 convolutions, see `ResNet`.
+      stem_width: channels of the backbone's stem; 0: as many as width, as in every published ResNet with "conv7x7".
       strides_in: "v1.5" (torchvision) or "v1" (original Caffe models), see `ResNet`.
       norm: normalise by "frozen" statistics or, in training, by those of the batch, "train"; see `Norm`.
       freeze: "stem", "res2", ..., "res5": the backbone up to there is not trained; "": all of it is.
@@ -85,14 +98,12 @@ def build_model(
       channels: of the images; 3 for RGB.
 
     Returns:
-      ``variables = model.init(key, images, train=False)``, ``model.apply(variables, images)``; `Network` has both. A
-      wrong argument raises `ValueError` that names it and its value.
+      A `Network`, with ``variables = model.init(key, images, train=False)`` and ``model.apply(variables, images)``. A
+      wrong argument raises `ValueError` that names it.
     """
-    _check_choices(decoder=decoder, backbone=backbone, strides_in=strides_in, norm=norm, freeze=freeze)
-    _check_choices(head=head, branches=branches, dtype=dtype, convolutions=convolutions)
-    _check_numbers(num_classes, width, stem_width, kernel_size, head, head_width, channels)
+    _check(locals())
     stride, how = _output_stride(output_stride, decoder, backbone), (jnp.dtype(dtype), convolutions)
-    resnet = ResNet(backbone, width, strides_in, norm, 0.9, stem_width, freeze, remat, *how, stride)
+    resnet = ResNet(backbone, width, strides_in, norm, 0.9, stem_width, freeze, remat, *how, stride, stem)
     gcn = {"kernel_size": kernel_size, "boundary_refine": boundary_refine, "head": head, "head_width": head_width}
     options = {**gcn, "branches": branches, "norm": norm, "dtype": how[0], "output_stride": stride}
     second = FCNHead(num_classes, "res4", norm, dtype=how[0]) if auxiliary else None
@@ -122,28 +133,21 @@ def _output_stride(output_stride: int, decoder: str, backbone: str) -> int:
     return stride
 
 
-def _check_choices(**given: str) -> None:
-    for name, value in given.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{name} must be one of {', '.join(filter(None, _CHOICES[name]))}. Got {value!r}")
-
-
-def _check_numbers(
-    num_classes: int, width: int, stem_width: int, kernel_size: int, head: str, head_width: int, channels: int
-) -> None:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive. Got {kernel_size}")
-    if head == "stack3x3" and kernel_size == 1:
-        raise ValueError(f"kernel_size must be at least 3 with head='stack3x3'. Got {kernel_size}")
-    if head == "strips" and kernel_size < SQUARE:
-        raise ValueError(f"kernel_size must be at least {SQUARE} with head='strips'. Got {kernel_size}")
-    if head_width < 1:
-        raise ValueError(f"head_width must be positive. Got {head_width}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2. Got {num_classes}")
-    if width < 1:
-        raise ValueError(f"width must be positive. Got {width}")
-    if stem_width < 0:
-        raise ValueError(f"stem_width must be positive, or 0 for width. Got {stem_width}")
-    if channels < 1:
-        raise ValueError(f"channels must be positive. Got {channels}")
+def _check(given: dict[str, Any]) -> None:
+    """Raises `ValueError` for the first argument of `build_model` that cannot be."""
+    for name, known in _CHOICES.items():
+        if given[name] not in known:
+            raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}. Got {given[name]!r}")
+    kernel_size, head = given["kernel_size"], given["head"]
+    for name, is_right, requirement in (
+        ("kernel_size", kernel_size > 0 and kernel_size % 2, "odd and positive"),
+        ("kernel_size", head != "stack3x3" or kernel_size > 1, "at least 3 with head='stack3x3'"),
+        ("kernel_size", head != "strips" or kernel_size >= SQUARE, f"at least {SQUARE} with head='strips'"),
+        ("head_width", given["head_width"] > 0, "positive"),
+        ("num_classes", given["num_classes"] > 1, "at least 2"),
+        ("width", given["width"] > 0, "positive"),
+        ("stem_width", given["stem_width"] >= 0, "positive, or 0 for width"),
+        ("channels", given["channels"] > 0, "positive"),
+    ):
+        if not is_right:
+            raise ValueError(f"{name} must be {requirement}. Got {given[name]}")

@@ -33,6 +33,7 @@ STAGES = ("res2", "res3", "res4", "res5")
 NORMS = ("frozen", "train")
 STRIDES = ("v1.5", "v1")
 STEMS = ("mean", "repeat", "copy")  # how RGB kernels become those of bands
+STEM_LAYERS = ("conv7x7", "deep")  # see `ResNet`
 FREEZE = ("", "stem", *STAGES)  # up to where the backbone can be fixed
 
 
@@ -46,14 +47,14 @@ def stem_of_bands(kernel: np.ndarray, channels: int, how: str) -> np.ndarray:
     """The stem's kernel for any number of bands, from that for RGB.
 
     Args:
-      kernel: [7, 7, 3, features].
+      kernel: [kh, kw, 3, features].
       channels: the number of bands, c.
       how: "mean": each band gets the mean of the three kernels times 3/c, so that grey in c equal bands gives what it
         gives in RGB, whatever the bands' order; "repeat": R, G, B, R, ... times 3/c; "copy": the first three bands get
         R, G and B as they are, all others 0.
 
     Returns:
-      [7, 7, channels, features].
+      [kh, kw, channels, features].
     """
     if how == "copy":
         return np.pad(kernel, ((0, 0), (0, 0), (0, max(channels - 3, 0)), (0, 0)))[:, :, :channels]
@@ -153,6 +154,8 @@ class ResNet(nn.Module):
       output_stride: of res-5. With 16 res-5 does not halve the resolution, with 8 res-4 does not, either. The taps of
         its 3x3 convolutions, and of those that follow, are then twice as far apart, except that a stage's first block
         still has the distance of the stage before, which is torchvision's convention.
+      stem: its layers, each normalised: "conv7x7" (He et al.), or "deep": three 3x3 convolutions, the first two of half
+        the channels (PSPNet's Caffe model and semseg with a stem_width of 128, "v1c" elsewhere with 64).
       norm: "frozen" or "train", see `Norm`.
       momentum: see `Norm`.
       freeze: one of `FREEZE`: everything up to and including it is fixed. Its statistics stay as they are, and no
@@ -173,6 +176,7 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
     convolutions: str = "fast"
     output_stride: int = STRIDE
+    stem: str = "conv7x7"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -191,9 +195,11 @@ class ResNet(nn.Module):
         def end(x, name):
             return jax.lax.stop_gradient(x) if is_fixed(name, self.freeze) else x
 
-        conv = Conv(self.stem_width or self.width, (7, 7), 2, dtype=self.dtype, name="conv1")
-        x = normalized(conv, norm(name="norm1"), images, train and not is_fixed("conv1", self.freeze))
-        x = end(max_pool(nn.relu(x)), "conv1")
+        x = images
+        for i, layer in enumerate(self._stem_layers(), 1):
+            conv = Conv(*layer, dtype=self.dtype, name=f"conv{i}")
+            x = nn.relu(normalized(conv, norm(name=f"norm{i}"), x, train and not is_fixed("conv1", self.freeze)))
+        x = end(max_pool(x), "conv1")
         features = {"stem": x}
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[self.backbone], strict=True)):
             halves, first, dilation = self._sampling(i)
@@ -209,6 +215,14 @@ class ResNet(nn.Module):
                 )(x, train and not is_fixed(stage, self.freeze))
             features[stage] = x = end(x, stage)
         return features
+
+    def _stem_layers(self) -> list[tuple[int, tuple[int, int], int]]:
+        """Features, kernel size and stride of each convolution."""
+        width = self.stem_width or self.width
+        if self.stem == "conv7x7":
+            return [(width, (7, 7), 2)]
+        half = max(width // 2, 1)
+        return [(half, (3, 3), 2), (half, (3, 3), 1), (width, (3, 3), 1)]
 
     def _sampling(self, i: int) -> tuple[bool, int, int]:
         """Whether stage i, from 0, halves the resolution; how far taps are apart in its first block and in others."""
