@@ -43,6 +43,7 @@ def main() -> None:
         variables = variable_shapes(model)
         params = variables["params"]
         whole, own = operations(model, variables, options.size)
+        params = {key: tree for key, tree in params.items() if not key.startswith("auxiliary")}  # of training alone
         decoder = count({key: tree for key, tree in params.items() if key != "backbone"})
         numbers = (f"{decoder:.2f}", f"{count(params):.1f}", f"{whole - own:.1f}", f"{whole:.0f}")
         lines.append((name, str(model.backbone.output_stride), *numbers))

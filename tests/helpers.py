@@ -111,6 +111,8 @@ def randomize(variables, seed=0):
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
             return noise * np.float32(1 / np.sqrt(fan_in)) if leaf.shape[0] != 4 else leaf + 0.05 * noise
+        if name == "patterns":
+            return leaf + 0.1 * noise
         return {"scale": 0.7 + 0.1 * noise, "var": 0.6 + 0.2 * noise**2, "bias": 0.1 * noise, "mean": 0.1 * noise}[name]
 
     return jax.tree_util.tree_map_with_path(draw, variables)

@@ -233,6 +233,39 @@ class SegNet(nn.Module):
         return up(self.score(x), size)
 
 
+class LRR(nn.Module):
+    strides = (("res5", 8), ("res4", 4), ("res3", 2), ("res2", 1))
+
+    def __init__(self, classes, channels):
+        super().__init__()
+        for stage, _ in self.strides:
+            setattr(self, f"score_{stage}", conv(channels[stage], 10 * classes, 5))
+        for kind in ("dilated", "eroded"):
+            setattr(self, f"auxiliary_{kind}", conv(channels["res5"], 10 * classes, 5))
+        self.patterns = nn.Module()
+        self.patterns.register_buffer("patterns", torch.zeros(classes, 10, 8, 8))
+
+    def scores(self, name, x, size, stride):
+        filters = self.patterns.patterns
+        x = getattr(self, name)(x).unflatten(1, (10, len(filters))).transpose(1, 2).flatten(1, 2)
+        x = F.conv_transpose2d(x, filters.flatten(0, 1)[:, None], stride=4, padding=2, groups=len(filters))
+        return x[..., : -(-size[0] // stride), : -(-size[1] // stride)]
+
+    def forward(self, features, size):
+        x, levels = None, []
+        for stage, stride in self.strides:
+            own = self.scores(f"score_{stage}", features[stage], size, stride)
+            if x is not None:
+                x = up(x, own.shape[2:])
+                p = x.softmax(1)
+                own = x + (F.max_pool2d(p, 9, 1, 4) + F.max_pool2d(-p, 9, 1, 4)) * own
+            x = own
+            levels.append(x)
+        regions = [self.scores(f"auxiliary_{kind}", features["res5"], size, 8) for kind in ("dilated", "eroded")]
+        self.others = (*levels[:3], *regions)
+        return x
+
+
 def make(name, classes, channels, *others):
     """The decoder of this name for features of so many channels: "stem", "res2", ..., "res5"; others of its options."""
     stages = ("res5", "res4", "res3")
@@ -249,6 +282,7 @@ def make(name, classes, channels, *others):
         "aspp_s": (ASPP, (2, 4, 8, 12)),
         "parsenet": (ParseNet,),
         "zoomout": (Zoomout,),
+        "lrr": (LRR,),
         "pspnet": (PSPNet,),
         "refinenet": (RefineNet,),
         "deeplabv3plus": (DeepLabV3Plus,),

@@ -227,6 +227,7 @@ def _check_multi_label(config: ml_collections.ConfigDict) -> None:
     for key, is_set, advice in (
         ("data.first_id", config.data.first_id, "each class has masks of its own, of 0 and 1"),
         ("eval.crf", config.eval.crf, "the CRF gives each pixel one class"),
+        ("model.decoder", config.model.decoder == "lrr", "its masks are of one class a pixel"),
         ("predict.outputs", odd, f"{' and '.join(odd)} are of one class a pixel; take probabilities"),
         ("predict.format", config.predict.format != "masks", "the server takes masks of one class a pixel"),
     ):

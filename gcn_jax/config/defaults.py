@@ -94,7 +94,7 @@ _DEFAULTS: dict[str, Any] = {
         "hardest": 1.0,  # the share of pixels, those with the largest loss, that cross_entropy and focal count ...
         "hardest_min": 0,  # ... but so many at least
         "focal_gamma": 2.0,
-        "auxiliary": 0.4,  # the weight of the loss of model.auxiliary; PSPNet's
+        "auxiliary": 0.4,  # the weight of the loss of model.auxiliary, PSPNet's, and of those of lrr, whose paper has 1
     },
     "optimizer": {
         "name": "sgd",  # or "adamw", "lion"

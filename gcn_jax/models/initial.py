@@ -19,7 +19,9 @@ from .layers import (
     IdentityConv,
     L2Norm,
     Norm,
+    Reconstruction,
     bilinear_kernel,
+    cosine_patterns,
     identity_kernel,
 )
 from .ops.xla import platform
@@ -97,6 +99,8 @@ def _initial_value(module: nn.Module, name: str, shape: tuple[int, ...], rng: np
             return bilinear_kernel(shape[-1])
         case ((Norm(initial_scale=scale) | L2Norm(initial_scale=scale)), "scale"):
             return np.full(shape, scale, np.float32)
+        case Reconstruction(classes=classes, count=count), "patterns":
+            return cosine_patterns(count, classes)
         case Norm(), "var":
             return np.ones(shape, np.float32)
         case ((Conv() | IdentityConv() | DepthwiseConv() | Norm()), ("bias" | "mean")):

@@ -10,6 +10,7 @@ import numpy as np
 from .ops.convolution import Dtype, Stride, add_shift, conv2d, conv_transpose2d, scaled_conv2d
 from .ops.dilated import depthwise_conv2d, dilated_conv2d
 from .ops.packed import BiasedConv
+from .ops.sampling import overlap_add
 
 
 def bilinear_kernel(channels: int) -> np.ndarray:
@@ -212,6 +213,38 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", kernel_init, (*self.kernel_size, 1, x.shape[-1]))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return add_shift(depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype)), bias.astype(self.dtype))
+
+
+class Reconstruction(nn.Module):
+    """Scores as sums of fixed patterns of 8 x 8 pixels, each at its place, 4 pixels apart, and of one class.
+
+    The patterns are no parameters: ``patterns`` [8, 8, count, classes] of the collection "batch_stats". They start as
+    `cosine_patterns`.
+    """
+
+    classes: int
+    count: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Coefficients [B, H, W, count * classes], those of one pattern side by side, -> [B, 4 H, 4 W, classes]."""
+        start = lambda: jnp.asarray(cosine_patterns(self.count, self.classes))  # noqa: E731
+        patterns = self.variable("batch_stats", "patterns", start).value.astype(x.dtype)
+        x = x.reshape(*x.shape[:-1], self.count, self.classes)
+        return overlap_add(jnp.einsum("bhwkc,ijkc->bhwijc", x, patterns))
+
+
+def cosine_patterns(count: int, classes: int) -> np.ndarray:
+    """The smoothest of the two-dimensional cosines over 8 x 8 pixels, the same for all classes.
+
+    Returns:
+      float32 [8, 8, count, classes]; the squares of each pattern add up to 1.
+    """
+    waves = np.cos(np.pi * np.arange(8) * (np.arange(8)[:, None] + 0.5) / 8)
+    waves /= np.linalg.norm(waves, axis=0)
+    places = sorted(((u, v) for u in range(8) for v in range(8)), key=lambda place: (sum(place), place))
+    patterns = np.stack([np.outer(waves[:, u], waves[:, v]) for u, v in places[:count]], axis=-1)
+    return np.repeat(patterns[..., None], classes, axis=-1).astype(np.float32)
 
 
 class L2Norm(nn.Module):

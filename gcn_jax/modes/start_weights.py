@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from gcn_jax.checkpoints import saved_config
@@ -17,11 +18,15 @@ from gcn_jax.console import bar, say
 from gcn_jax.data.batches import TrainBatches
 from gcn_jax.data.samples import Source
 from gcn_jax.errors import UserError
+from gcn_jax.models import init_variables
 from gcn_jax.models.preprocessing import PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.runtime.mesh import put_share, read_share, replicated
 from gcn_jax.training.batch_norm import has_folded_norms, reestimate_statistics
+from gcn_jax.training.patterns import mask_patterns
 from gcn_jax.training.step import Recipe
+
+_PATTERN_IMAGES = 500  # from whose masks the patterns of `lrr` are made
 
 
 def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, is_resumed: bool) -> None:
@@ -87,20 +92,49 @@ def _check_norms(config: ml_collections.ConfigDict, variables: dict[str, PyTree]
         say(f"warning: {problem}, such as a batch's, change what they compute: --config.model.norm=frozen keeps it")
 
 
+def with_own_patterns(
+    config: ml_collections.ConfigDict, variables: dict[str, PyTree], source: Source
+) -> dict[str, PyTree]:
+    """The variables of `lrr` with the patterns of masks of training images, where these are still at their start."""
+    start = init_variables(settings.model_from(config), config.seed)["batch_stats"]["patterns"]["patterns"]
+    found = variables["batch_stats"]["patterns"]["patterns"]
+    changed = np.any(np.asarray(found) != start, axis=(0, 1, 2))
+    if changed.all():  # all classes of another run carried over
+        return variables
+    number = min(_PATTERN_IMAGES, len(source))
+    with bar("patterns of masks", number, "image") as progress:
+
+        def labels():
+            for batch in _batches(config, source, 1, number):
+                yield batch["label"]
+                progress.update()
+
+        patterns = np.where(changed, found, mask_patterns(labels(), start))
+    stats = {**variables["batch_stats"], "patterns": {"patterns": patterns}}
+    return {**variables, "batch_stats": stats}
+
+
+def _batches(
+    config: ml_collections.ConfigDict, source: Source, size: int, number: int, share: tuple[int, int] = (0, 1)
+) -> TrainBatches:
+    """Training batches, as many as are asked for; the share of each that this process reads."""
+    return TrainBatches(
+        source,
+        settings.augmentation(config),
+        settings.reading(config),
+        batch_size=size,
+        num_batches=number,
+        seed=config.seed,
+        share=share,
+        rare_share=config.data.rare_share,
+    )
+
+
 def with_own_statistics(
     config: ml_collections.ConfigDict, recipe: Recipe, variables: dict[str, PyTree], source: Source, mesh: Mesh
 ) -> dict[str, PyTree]:
     """The variables with batch norm's statistics of ``config.reestimate.batches`` training batches."""
-    batches = TrainBatches(
-        source,
-        settings.augmentation(config),
-        settings.reading(config),
-        batch_size=config.reestimate.batch_size,
-        num_batches=config.reestimate.batches,
-        seed=config.seed,
-        share=read_share(mesh),
-        rare_share=config.data.rare_share,
-    )
+    batches = _batches(config, source, config.reestimate.batch_size, config.reestimate.batches, read_share(mesh))
     normalized = platform_jit(lambda images: normalize(images, recipe.preprocessing), recipe.model.dtype, mesh)
     with bar("statistics", config.reestimate.batches, "batch") as progress:
 

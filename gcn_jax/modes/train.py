@@ -26,7 +26,7 @@ from gcn_jax.models import init_variables
 from gcn_jax.models.initial import with_zero_scores
 from gcn_jax.modes.evaluations import Evaluations
 from gcn_jax.modes.run_images import check_unseen, keep_split, settle_folder
-from gcn_jax.modes.start_weights import check_start, start_weights, with_own_statistics
+from gcn_jax.modes.start_weights import check_start, start_weights, with_own_patterns, with_own_statistics
 from gcn_jax.runtime import agreement
 from gcn_jax.runtime.mesh import check_divides, gather, make_mesh, put_batch, read_share, replicated
 from gcn_jax.runtime.stop_signals import StopSignals
@@ -117,6 +117,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Start:
     say(f"training on {len(train_source)} images of {data.train}")
     say(f"evaluating on {len(eval_source)} images of {data.eval}")
     say(f"{mesh.size} {jax.devices()[0].device_kind} device(s), mesh {dict(mesh.shape)}")
+    if config.model.decoder == "lrr" and not is_resumed:
+        variables = with_own_patterns(config, variables, train_source)
     if config.reestimate.batches and not is_resumed:
         variables = with_own_statistics(config, recipe, variables, train_source, mesh)
     state = jax.device_put(init_state(variables, recipe), replicated(mesh))

@@ -70,7 +70,8 @@ def reestimate_statistics(
     stats = _map_norms(lambda norm: _without_square(norm, count), sums)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stats)):
         raise ValueError("the statistics are not finite: the weights are damaged or belong to another kind of network")
-    kept = {"backbone": variables["batch_stats"]["backbone"]} if part == "decoder" else {}
+    same = {"patterns", "backbone"} if part == "decoder" else {"patterns"}  # those of lrr are no statistics
+    kept = {name: tree for name, tree in variables["batch_stats"].items() if name in same}
     return {**variables, "batch_stats": {**stats, **kept}}
 
 
@@ -98,7 +99,11 @@ def has_folded_norms(variables: dict[str, PyTree]) -> bool:
 
 def _map_norms(function: Any, stats: PyTree) -> PyTree:
     """Applies a function to each norm's ``{"mean": ..., "var": ...}``."""
-    return jax.tree.map(function, stats, is_leaf=lambda node: isinstance(node, dict) and "mean" in node)
+
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, dict) and "mean" in node
+
+    return jax.tree.map(lambda node: function(node) if is_norm(node) else node, stats, is_leaf=is_norm)
 
 
 def _with_square(norm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,8 +6,9 @@ Void pixels count in none of them.
 import functools
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcn_jax.data.specs import VOID
+from gcn_jax.training.levels import region_loss, sampled
 from gcn_jax.training.loss import cross_entropy
 
 WEIGHTS = ("median_frequency", "inverse", "effective_number")
@@ -34,7 +36,7 @@ class Loss:
       hardest: the share of pixels that cross_entropy and focal count: those with the largest loss (OHEM).
       hardest_min: so many pixels are counted at least.
       focal_gamma: the exponent of focal.
-      auxiliary: the weight of the same loss of other logits, those of a second head.
+      auxiliary: the weight of the losses of other scores than the last, such as those of a second head.
     """
 
     name: str = "cross_entropy"
@@ -47,15 +49,21 @@ class Loss:
     auxiliary: float = 0.4
     multi_label: ClassVar[bool] = False
 
-    def __call__(self, logits: jax.Array, label: jax.Array, others: Sequence[jax.Array] = ()) -> jax.Array:
+    def __call__(
+        self, logits: jax.Array, label: jax.Array, others: Mapping[str, Sequence[jax.Array]] = MappingProxyType({})
+    ) -> jax.Array:
         """The loss, float32 scalar, of logits float32 [B, H, W, C] and label uint8 [B, H, W], where 255 is void.
 
-        It is differentiable with respect to the logits. Without a pixel that is not void it is 0. Others are logits of
-        the same shape whose losses are added, each times `auxiliary`.
+        It is differentiable with respect to the logits. Without a pixel that is not void it is 0. Others are what a
+        network keeps in the collection "auxiliary", whose losses are added, each times `auxiliary`: under "logits" the
+        same loss, by the truth at their resolution, see `levels.sampled`; under "dilated" and "eroded" `region_loss`.
         """
         loss = self._of(logits, label)
-        for other in others:
-            loss = loss + self.auxiliary * self._of(other, label)
+        for other in others.get("logits", ()):
+            loss = loss + self.auxiliary * self._of(other, sampled(label, other.shape[1:3]))
+        for kind in ("dilated", "eroded"):
+            for scores in others.get(kind, ()):
+                loss = loss + self.auxiliary * region_loss(scores, label, kind)
         return loss
 
     def _of(self, logits: jax.Array, label: jax.Array) -> jax.Array:

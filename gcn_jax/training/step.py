@@ -102,8 +102,7 @@ def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
         variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
         images = normalize(batch["image"], recipe.preprocessing)
         logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"])
-        others = jax.tree.leaves(updated.get("auxiliary", {}))
-        return recipe.loss(logits, batch["label"], others), updated["batch_stats"]
+        return recipe.loss(logits, batch["label"], updated.get("auxiliary", {})), updated["batch_stats"]
 
     return loss_fn
 

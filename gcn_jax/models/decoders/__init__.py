@@ -15,6 +15,7 @@ from .deeplab import ASPP, DeepLabV3Plus
 from .dilated import LARGE, DilatedNet
 from .fcn import FCN, FCNHead
 from .gcn import GCN
+from .lrr import LRR
 from .parsenet import ParseNet
 from .pspnet import PSPNet
 from .refinenet import RefineNet
@@ -48,6 +49,7 @@ DECODERS = {
     "fcn": Decoder(FCNHead, 8),
     "segnet": Decoder(SegNet, output_strides=(STRIDE,)),
     "deconvnet": Decoder(SegNet, fixed={"deconvnet": True}, output_strides=(STRIDE,)),
+    "lrr": Decoder(LRR, output_strides=(STRIDE,)),
     "dilated": Decoder(DilatedNet, 8),
     "dilated_large": Decoder(DilatedNet, 8, {"widths": LARGE}),
     "aspp": Decoder(ASPP, 8),

@@ -67,6 +67,22 @@ def max_around(x: jax.Array, side: int) -> jax.Array:
     return x
 
 
+def overlap_add(tiles: jax.Array) -> jax.Array:
+    """Adds up tiles of 8 x 8 pixels that lie 4 pixels apart: [B, H, W, 8, 8, C] -> [B, 4 H, 4 W, C].
+
+    The first tile begins 2 pixels above and left of the map: what reaches beyond it is cut off. A transposed
+    convolution of stride 4 and padding 2 does the same with its products.
+    """
+    batch, rows, columns, *_, channels = tiles.shape
+    for axis in (1, 2):
+        halves = jnp.split(tiles, 2, axis=axis + 2)  # the second half lies on the next tile's first
+        before, after = [(0, 0)] * 6, [(0, 0)] * 6
+        before[axis], after[axis] = (1, 0), (0, 1)
+        tiles = jnp.pad(halves[0], after) + jnp.pad(halves[1], before)
+    blocks = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 4 * rows + 4, 4 * columns + 4, channels)
+    return blocks[:, 2:-2, 2:-2]
+
+
 def unpool(x: jax.Array, like: jax.Array) -> jax.Array:
     """Puts each number where a larger map has the largest of 2 x 2 pixels, the first of equals, and 0 elsewhere.
 
