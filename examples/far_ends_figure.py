@@ -4,7 +4,8 @@
     python examples/far_ends_figure.py runs/far_ends docs/results
 
 The first folder gets the runs, 2 minutes each on 2 CPU cores; one that is there already is not trained again. The
-second gets `far_ends.png` and `far_ends.json`, which holds the figure's numbers. What is measured is the accuracy of
+second gets `far_ends.png`, `far_ends.json`, which holds the figure's numbers, and in `far_ends/` what each run left:
+its `metrics.jsonl` and `eval.json`. What is measured is the accuracy of
 the pixels behind a bar's head, which alone tells the class; guessing among the three classes gives 33%.
 """
 
@@ -13,7 +14,7 @@ import pathlib
 import sys
 
 import numpy as np
-from run_list import run_all, workdir_of
+from run_list import keep, run_all, workdir_of
 
 import gcn_jax
 from gcn_jax.data import far_ends
@@ -83,6 +84,7 @@ def main(runs: pathlib.Path, output: pathlib.Path) -> None:
             f"{name:20} mean IoU {np.mean(whole):5.1f} +- {np.std(whole, ddof=1):.1f}, "
             f"longest bars {np.mean(longest):5.1f} +- {np.std(longest, ddof=1):.1f}"
         )
+    keep(runs, arguments, SEEDS, output / "far_ends")
     draw(measured, output / "far_ends.png")
     rows = ("by_length", "by_distance")
     content = {

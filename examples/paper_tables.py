@@ -15,11 +15,10 @@ each; else it "can't be told".
 
 import argparse
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
-from run_list import Results, run_all, workdir_of
+from run_list import Results, keep, run_all
 from scipy.stats import wilcoxon
 
 SEEDS = (0, 1, 2)
@@ -130,13 +129,7 @@ def main() -> None:
     where = [f"--config.{key}={pathlib.Path(getattr(args, key)).resolve()}" for key in ("data_dir", "init_from")]
     runs = {name: [f"--config.model.{argument}" for argument in RUNS[name][1]] for name in args.only.split(",")}
     results = run_all(folder, ["--config=configs/animals.py:table", *where], runs, SEEDS)
-    for name in runs:
-        for seed in SEEDS:
-            workdir = workdir_of(folder, name, seed)
-            kept = args.output / "tables" / workdir.name
-            kept.mkdir(parents=True, exist_ok=True)
-            for file in ("metrics.jsonl", "eval.json"):
-                shutil.copy(workdir / file, kept)
+    keep(folder, runs, SEEDS, args.output / "tables")
     draw(results, args.output / "tables.png")
     print(f"{table(results)}\n\n{tests(results)}")
 

@@ -2,9 +2,10 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -50,3 +51,14 @@ def run_all(
         name: [json.loads((workdir_of(folder, name, seed) / "eval.json").read_text()) for seed in seeds]
         for name in runs
     }
+
+
+def keep(folder: pathlib.Path, names: Iterable[str], seeds: Sequence[int], output: pathlib.Path) -> None:
+    """Copies what each run left, its ``metrics.jsonl`` and ``eval.json``, to ``output/NAME_SEED``."""
+    for name in names:
+        for seed in seeds:
+            workdir = workdir_of(folder, name, seed)
+            kept = output / workdir.name
+            kept.mkdir(parents=True, exist_ok=True)
+            for file in ("metrics.jsonl", "eval.json"):
+                shutil.copy(workdir / file, kept)
