@@ -449,6 +449,40 @@ def test_the_second_head_adds_its_loss_in_training_alone(config):
 
 
 @pytest.mark.slow
+def test_scores_of_several_scales_are_fused_by_their_maxima(config):
+    """As three networks of the same weights give them; each scale has a loss beside that of the fused scores."""
+    config.model.update(decoder="aspp_s", fused_scales=(0.75, 0.5))
+    config.loss.auxiliary = 1.0
+    recipe = settings.recipe(config)
+    single = build_model(recipe.model.num_classes, "resnet14", width=4, decoder="aspp_s", kernel_size=3)
+    variables = randomize(init_variables(recipe.model, 0))
+    batch = random_batch(2)
+    images = normalize(batch["image"], recipe.preprocessing)
+    size = images.shape[1:3]
+
+    @jax.jit
+    def found(variables):
+        own = [images] + [resize(images, [round(side * scale) for side in size]) for scale in (0.75, 0.5)]
+        scored = [resize_scores(single, variables, view, size) for view in own]
+        loss = make_loss(recipe)(*split_fixed(variables["params"], ""), variables["batch_stats"], batch)[0]
+        return recipe.model.apply(variables, images), scored, loss
+
+    with xla.platform("cpu"):
+        fused, scored, loss = found(variables)
+    assert all(np.any(fused == own) for own in scored)
+    np.testing.assert_allclose(fused, np.max(scored, axis=0), atol=1e-4)
+    losses = [cross_entropy(own, batch["label"]) for own in (fused, *scored)]
+    np.testing.assert_allclose(loss, sum(losses), rtol=1e-4)
+
+
+def resize_scores(model, variables, images, size):
+    """The scores of a view, enlarged once, from the decoder's own resolution to the image's."""
+    features = model.backbone.apply({kind: tree["backbone"] for kind, tree in variables.items()}, images)
+    own = {kind: {k: v for k, v in tree.items() if k != "backbone"} for kind, tree in variables.items()}
+    return model.decoder.apply(own, features, size)
+
+
+@pytest.mark.slow
 def test_new_statistics_leave_patterns_as_they_are():
     model = build_model(5, "resnet14", width=4, decoder="lrr")
     variables = randomize(init_variables(model, 0))
@@ -494,6 +528,7 @@ def test_statistics_of_decoders_are_taken_anew(part):
         ({"reestimate.batches": 2, "reestimate.part": "decoder"}, "config.reestimate.part='decoder' has no effect"),
         ({"reestimate.part": "decoder", "model.decoder": "fcn"}, "config.reestimate.part='decoder' has no effect"),
         ({"loss.auxiliary": 0.2}, "config.loss.auxiliary=0.2 has no effect without config.model.auxiliary=True"),
+        ({"model.fused_scales": (0.0,)}, "config.model.fused_scales must be between 0 and 2"),
         ({"model.decoder": "lrr", "data.multi_label": True}, "config.model.decoder='lrr' does not go with config.data"),
         ({"loss.auxiliary": 0.0, "model.auxiliary": True}, "config.loss.auxiliary must be positive"),
         ({"model.output_stride": 8}, "config.model.output_stride must be 32 or 0 with decoder='gcn'"),

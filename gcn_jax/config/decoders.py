@@ -27,9 +27,9 @@ def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
             "config.reestimate.part='decoder' has no effect without config.reestimate.batches above 0 and a "
             f"config.model.decoder with norms; {decoder} has {'some' if has_norms else 'none'}"
         )
-    has_others = config.model.auxiliary or decoder == "lrr"
+    has_others = config.model.auxiliary or config.model.fused_scales or decoder == "lrr"
     if config.loss.auxiliary != default().loss.auxiliary and not has_others:
         raise UserError(
-            f"config.loss.auxiliary={config.loss.auxiliary} has no effect without config.model.auxiliary=True or "
-            "config.model.decoder=lrr"
+            f"config.loss.auxiliary={config.loss.auxiliary} has no effect without config.model.auxiliary=True, "
+            "fused_scales or decoder=lrr"
         )

@@ -13,7 +13,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 BACKBONE = ("backbone", "width", "stem", "stem_width", "strides_in")
 # The same for the whole model; equal in every checkpoint that a run may go on from.
 _GCN = ("head", "kernel_size", "head_width", "branches", "boundary_refine")
-ARCHITECTURE = (*BACKBONE, "decoder", "output_stride", "auxiliary", *_GCN)
+ARCHITECTURE = (*BACKBONE, "decoder", "output_stride", "auxiliary", "fused_scales", *_GCN)
 
 PREPROCESSING = ("channels", "mean", "std", "depth")  # of config.data: what a model's input is
 
@@ -51,6 +51,7 @@ _DEFAULTS: dict[str, Any] = {
         "branches": "sum",
         "output_stride": 0,  # of the backbone, 8, 16 or 32; 0: the decoder's own, as published
         "auxiliary": False,  # a second head on res-4, in training alone
+        "fused_scales": (),  # DeepLab-v2's (0.75, 0.5): the maxima of the scores of images at these scales, too
         "strides_in": "v1.5",
         "norm": "frozen",
         "freeze": "",
@@ -94,7 +95,7 @@ _DEFAULTS: dict[str, Any] = {
         "hardest": 1.0,  # the share of pixels, those with the largest loss, that cross_entropy and focal count ...
         "hardest_min": 0,  # ... but so many at least
         "focal_gamma": 2.0,
-        "auxiliary": 0.4,  # the weight of the loss of model.auxiliary, PSPNet's, and of those of lrr, whose paper has 1
+        "auxiliary": 0.4,  # the weight of model.auxiliary's loss, PSPNet's; and of fused_scales' and lrr's: 1 in papers
     },
     "optimizer": {
         "name": "sgd",  # or "adamw", "lion"

@@ -29,6 +29,7 @@ class Network:
 
     def __init__(self, graph: Graph, model: models.Network, variables: Mapping[str, Any]):
         self._graph, self._backbone, self._decoder = graph, model.backbone, model.decoder
+        self._fused_scales = model.fused_scales
         self._arrays = flax.traverse_util.flatten_dict(dict(variables), sep="/")
         self.unused = set(self._arrays)
 
@@ -42,6 +43,8 @@ class Network:
         Raises:
           ValueError: if the model has a layer that this exporter lacks.
         """
+        if self._fused_scales:
+            raise ValueError("the exporter to ONNX lacks config.model.fused_scales")
         if not isinstance(self._decoder, GCN):
             raise ValueError(f"the exporter to ONNX lacks the decoder {type(self._decoder).__name__}")
         features = self._features(x, reverse)

@@ -32,8 +32,8 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
       ValueError: if the model's decoder needs to know the size.
     """
     del metadata
-    if not isinstance(segmenter.model.decoder, GCN):
-        kind = type(segmenter.model.decoder).__name__
+    if segmenter.model.fused_scales or not isinstance(segmenter.model.decoder, GCN):
+        kind = "with fused_scales" if segmenter.model.fused_scales else type(segmenter.model.decoder).__name__
         raise ValueError(f"the program takes images of any size, and the decoder {kind} is made for one size")
     least = [f"h >= {STRIDE}", f"w >= {STRIDE}"]
     shape = jax.export.symbolic_shape(f"b, h, w, {segmenter.model.channels}", constraints=least)

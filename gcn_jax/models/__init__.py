@@ -57,6 +57,7 @@ def build_model(
     decoder: str = "gcn",
     output_stride: int = 0,
     auxiliary: bool = False,
+    fused_scales: tuple[float, ...] = (),
     boundary_refine: bool = True,
     head: str = "gcn",
     head_width: int = 1024,
@@ -82,6 +83,7 @@ def build_model(
       decoder: what makes scores of the backbone's features: "gcn" (the paper) or another of `DECODERS`.
       output_stride: of the backbone, 8, 16 or 32, see `ResNet`; 0: the decoder's own, as published.
       auxiliary: whether training has a second head, on res-4, see `Network`.
+      fused_scales: other scales of the images, whose scores are fused by their maxima, see `Network`.
       boundary_refine: whether "gcn" uses its 9 `BoundaryRefine` blocks.
       head: of "gcn": itself (the paper), what figure 4 compares it with, or a later one; see `score_head`.
       head_width: m, channels between the convolutions of the head "stack3x3".
@@ -98,8 +100,7 @@ def build_model(
       channels: of the images; 3 for RGB.
 
     Returns:
-      A `Network`, with ``variables = model.init(key, images, train=False)`` and ``model.apply(variables, images)``. A
-      wrong argument raises `ValueError` that names it.
+      A `Network`: ``model.init(key, images)``, ``model.apply(variables, images)``. A wrong argument: `ValueError`.
     """
     _check(locals())
     stride, how = _output_stride(output_stride, decoder, backbone), (jnp.dtype(dtype), convolutions)
@@ -107,7 +108,7 @@ def build_model(
     gcn = {"kernel_size": kernel_size, "boundary_refine": boundary_refine, "head": head, "head_width": head_width}
     options = {**gcn, "branches": branches, "norm": norm, "dtype": how[0], "output_stride": stride}
     second = FCNHead(num_classes, "res4", norm, dtype=how[0]) if auxiliary else None
-    return Network(resnet, _decoder(decoder, num_classes, options), second, *how, channels)
+    return Network(resnet, _decoder(decoder, num_classes, options), second, *how, channels, tuple(fused_scales))
 
 
 def _decoder(name: str, num_classes: int, options: dict[str, Any]) -> Any:
@@ -148,6 +149,7 @@ def _check(given: dict[str, Any]) -> None:
         ("width", given["width"] > 0, "positive"),
         ("stem_width", given["stem_width"] >= 0, "positive, or 0 for width"),
         ("channels", given["channels"] > 0, "positive"),
+        ("fused_scales", all(0 < scale < 2 for scale in given["fused_scales"]), "between 0 and 2"),
     ):
         if not is_right:
             raise ValueError(f"{name} must be {requirement}. Got {given[name]}")

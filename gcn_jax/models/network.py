@@ -1,11 +1,14 @@
 """The segmenter: a backbone, and a decoder that makes scores of its features."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from .backbones.resnet import STRIDE, ResNet
 from .ops.convolution import Dtype
+from .ops.sampling import resize
 from .ops.xla import convolutions
 
 
@@ -18,6 +21,8 @@ class Network(nn.Module):
       backbone: gives the features of its stages.
       decoder: makes scores of them.
       auxiliary: a second decoder, of training alone; None: there is none.
+      fused_scales: the images are also scored at these scales, and the largest score of each class counts
+        (DeepLab-v2); in training those of each scale have a loss, too.
       dtype, convolutions, channels: see `build_model`.
 
     Examples:
@@ -35,6 +40,7 @@ class Network(nn.Module):
     dtype: Dtype = jnp.float32
     convolutions: str = "fast"
     channels: int = 3
+    fused_scales: tuple[float, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -49,8 +55,8 @@ class Network(nn.Module):
 
         Args:
           images: float [B, H, W, channels], normalised; H and W at least 32.
-          train: use (and update, if mutable) the batch's statistics where the norm is "train"; keep the logits of the
-            second head, if there is one, in the collection "auxiliary", if mutable.
+          train: use (and update, if mutable) the batch's statistics where the norm is "train"; keep the logits of a
+            second head, of each scale and of a decoder's levels in the collection "auxiliary", if mutable.
 
         Returns:
           Logits, float32 [B, H, W, num_classes].
@@ -65,7 +71,23 @@ class Network(nn.Module):
         with convolutions(self.convolutions):
             features = self.backbone(images, train)
             if self.auxiliary is not None and (train or self.is_initializing()):
-                second = self.auxiliary(features, images.shape[1:3], train).astype(jnp.float32)
-                if not self.is_initializing():
-                    self.sow("auxiliary", "logits", second)
-            return self.decoder(features, images.shape[1:3], train).astype(jnp.float32)
+                self._keep(self.auxiliary(features, images.shape[1:3], train).astype(jnp.float32))
+            logits = self.decoder(features, images.shape[1:3], train).astype(jnp.float32)
+            return self._fused(logits, images, train) if self.fused_scales else logits
+
+    def _fused(self, logits: jax.Array, images: jax.Array, train: bool) -> jax.Array:
+        """The maxima of the logits and of those at the other scales."""
+        found = [logits]
+        for scale in self.fused_scales:
+            size = [max(round(side * scale), STRIDE) for side in images.shape[1:3]]
+            features = self.backbone(resize(images, size), train)
+            found.append(self.decoder(features, images.shape[1:3], train).astype(jnp.float32))
+        if train:
+            for own in found:
+                self._keep(own)
+        return functools.reduce(jnp.maximum, found)
+
+    def _keep(self, logits: jax.Array) -> None:
+        """For the loss."""
+        if not self.is_initializing():
+            self.sow("auxiliary", "logits", logits)

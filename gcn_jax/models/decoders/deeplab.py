@@ -14,8 +14,8 @@ from ..ops.sampling import pool_to_bins, resize
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling of DeepLab-v2 on ResNet: the sum of four 3x3 convolutions that make scores.
 
-    They start with variance 2 / (9 C), which is the paper's N(0, 0.01) at 2048 channels. Our choice: one scale of the
-    image, where the paper also trains on three, fused by their maximum.
+    They start with variance 2 / (9 C), which is the paper's N(0, 0.01) at 2048 channels. The paper also trains on
+    three scales of the image, fused by their maximum: `fused_scales` of `build_model`.
 
     Attributes:
       rates: how far taps are apart, at stride 8: 6, 12, 18, 24 for ASPP-L, 2, 4, 8, 12 for ASPP-S.
