@@ -18,7 +18,11 @@ def workdir_of(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
 
 
 def run_all(
-    folder: pathlib.Path, common: Sequence[str], runs: Mapping[str, Sequence[str]], seeds: Sequence[int]
+    folder: pathlib.Path,
+    common: Sequence[str],
+    runs: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    modes: Sequence[str] = ("train", "eval"),
 ) -> Results:
     """Trains and evaluates each run with each seed; a run whose workdir holds its ``eval.json`` is done.
 
@@ -27,6 +31,7 @@ def run_all(
       common: the arguments of ``run.py`` that all have.
       runs: for each run its name and its own arguments.
       seeds: each run is trained once with each.
+      modes: of ``run.py``, one after the other; "eval" is the last.
 
     Returns:
       For each run the content of its ``eval.json``, seed by seed.
@@ -43,7 +48,7 @@ def run_all(
         arguments = [*common, *runs[name], f"--config.seed={seed}", f"--workdir={workdir}"]
         workdir.mkdir(parents=True, exist_ok=True)
         with (folder / f"{workdir.name}.log").open("a") as log:
-            for mode in ("train", "eval"):
+            for mode in modes:
                 command = [sys.executable, "run.py", *arguments, f"--mode={mode}"]
                 if subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode:
                     raise SystemExit(f"{workdir}: --mode={mode} failed; see {log.name}")
