@@ -1,4 +1,4 @@
-"""The exceptions that `run.py` shows as one line on stderr; its exit status is 2 for the first, 1 for the second."""
+"""The exceptions that the command shows as one line on stderr; its exit status is 2 for the first, 1 for the second."""
 
 
 class UserError(ValueError):

@@ -17,10 +17,10 @@ import warnings
 from unittest import mock
 
 import jax
-from absl import flags, logging
-from absl.testing import flagsaver
+from absl import logging
 from jax.experimental.compilation_cache import compilation_cache
 
+from gcn_jax.command import start as start_up
 from gcn_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -81,15 +81,13 @@ def refused(*args):
     Args:
       *args: of the command line; a training takes one device unless they say otherwise.
     """
-    import run as script  # which defines flags: not in the forks, which run it as their main module
-
-    arguments = ["run.py", *map(str, args)]
-    if arguments[1].startswith("--config="):  # which is to come before its values
-        arguments.insert(2, "--config.mesh.data=1")
+    arguments = [*map(str, args)]
+    if arguments[0].startswith("--config="):  # which is to come before its values
+        arguments.insert(1, "--config.mesh.data=1")
     out, err = io.StringIO(), io.StringIO()
     try:
-        with _unchanged(script, arguments), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = script.main(arguments)
+        with unchanged(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = start_up.run("run.py", arguments)
     except UserError as error:
         assert not out.getvalue()
         return f"{err.getvalue()}run.py: error: {error}\n"
@@ -97,23 +95,20 @@ def refused(*args):
 
 
 @contextlib.contextmanager
-def _unchanged(script, arguments):
-    """A process in which a command line is parsed and run, as it was before."""
+def unchanged(folder=ROOT):
+    """A process in which a command line is parsed and run in a folder, as it was before."""
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     values = {name: getattr(jax.config, name) for name in options}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     verbosity, hook = logging.get_verbosity(), sys.unraisablehook
     try:
         with (
-            contextlib.chdir(ROOT),
+            contextlib.chdir(folder),
             warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # of ml_collections
-            flagsaver.flagsaver(),
-            mock.patch.object(sys, "argv", arguments),
-            mock.patch.object(script, "return_memory"),  # listens to compilations for good
+            mock.patch.object(start_up, "return_memory"),  # listens to compilations for good
         ):
             yield
     finally:
-        flags.FLAGS.unparse_flags()
         logging.set_verbosity(verbosity)
         sys.unraisablehook = hook
         for number, handler in handlers.items():

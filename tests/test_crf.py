@@ -385,7 +385,7 @@ def test_in_use(trained, tmp_path, monkeypatch):
     Image.fromarray(image).save(tmp_path / "photo.png")
     labels = refined.predict(image)
     config.eval.crf = text
-    predict.run(config, workdir, str(tmp_path / "photo.png"), tmp_path / "out")
+    predict.run(config, workdir, [str(tmp_path / "photo.png")], tmp_path / "out")
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out/photo.png")), labels)
 
     seen = []

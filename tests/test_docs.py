@@ -6,6 +6,7 @@ import re
 import pytest
 
 from gcn_jax import config as config_lib
+from gcn_jax.modes import FLAGS, MODES
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,16 +51,15 @@ def test_named_keys_exist():
 
 
 def test_named_flags_and_modes_exist():
-    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "run.py").read_text()))
     named = set()
     for text in TEXTS.values():
-        for command in re.findall(r"run\.py (?:.*\\\n)*.*", text):
+        for command in re.findall(r"(?:run\.py|\n    gcn_jax) (?:.*\\\n)*.*", text):
             named |= set(re.findall(r"--([a-z_]+)", command))
     assert "workdir" in named
-    assert named <= flags
-    modes = {mode for _, mode in found(r"--mode=([a-z_]+)")}
-    modules = {path.stem for path in (ROOT / "gcn_jax" / "modes").glob("*.py")}
-    assert modes - {"eval"} <= modules
+    assert named <= {"config", "mode", "help", "version", "completion", *FLAGS}
+    modes = {mode for _, mode in found(r"--mode=([a-z_]+)") + found(r"\n    gcn_jax ([a-z_]+)")}
+    assert "train" in modes
+    assert modes <= set(MODES)
 
 
 @pytest.mark.parametrize("page", ["docs/security.md", "docs/scaling.md"])

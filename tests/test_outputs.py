@@ -113,11 +113,11 @@ def ready(config, tmp_path, monkeypatch):
 
 def test_all_outputs_of_one_pass(config, ready, tmp_path):
     segmenter, folder = ready
-    predict.run(config, tmp_path, str(folder), tmp_path / "plain")
+    predict.run(config, tmp_path, [str(folder)], tmp_path / "plain")
     config.predict.outputs = ALL
     config_lib.validate(config)
     out = tmp_path / "out"
-    predict.run(config, tmp_path, str(folder), out)
+    predict.run(config, tmp_path, [str(folder)], out)
     for path in (tmp_path / "plain").iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert len(list(out.iterdir())) == 3 * 5 + 1
@@ -139,7 +139,7 @@ def test_16_bits_and_a_single_output(config, ready, tmp_path):
     segmenter, folder = ready
     config.predict.update(outputs="confidence", bits=16)
     config_lib.validate(config)
-    predict.run(config, tmp_path, str(folder), tmp_path / "out")
+    predict.run(config, tmp_path, [str(folder)], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{i}_confidence.png" for i in range(3)]
     with Image.open(tmp_path / "out/0_confidence.png") as grey:
         assert grey.mode.startswith("I;16")
@@ -153,7 +153,7 @@ def test_polygons_go_back_into_training(config, ready, tmp_path):
     """The folder of images, with the annotations, is a data set of this project, with the masks that were predicted."""
     _, folder = ready
     config.predict.outputs = "polygons,mask"
-    predict.run(config, tmp_path, str(folder), tmp_path / "out")
+    predict.run(config, tmp_path, [str(folder)], tmp_path / "out")
     masks = {path.stem: np.asarray(Image.open(path)) for path in (tmp_path / "out").glob("*.png")}
     shutil.copy(tmp_path / "out/annotations.json", folder)
     config.data_dir = str(folder)
@@ -214,10 +214,10 @@ def test_no_annotations_are_overwritten(config, ready, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/annotations.json").write_text("mine")
     with pytest.raises(UserError, match=r"annotations.json exists already; choose another folder, or delete it"):
-        predict.run(config, tmp_path, str(folder), tmp_path / "out")
+        predict.run(config, tmp_path, [str(folder)], tmp_path / "out")
     assert (tmp_path / "out/annotations.json").read_text() == "mine"
     with pytest.raises(UserError, match="which a data set's split has not; leave them out, or name a folder of images"):
-        predict.run(config, tmp_path, "shapes/val", tmp_path / "other")
+        predict.run(config, tmp_path, ["shapes/val"], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -226,7 +226,7 @@ def test_a_bad_image_is_not_in_the_annotations(config, ready, tmp_path):
     (folder / "1.png").write_bytes(b"x")
     config.predict.outputs = "polygons"
     with pytest.raises(UserError, match="1 of 3 images could not be labelled"):
-        predict.run(config, tmp_path, str(folder), tmp_path / "out")
+        predict.run(config, tmp_path, [str(folder)], tmp_path / "out")
     content = json.loads((tmp_path / "out/annotations.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["0.png", "2.png"]
     assert {annotation["image_id"] for annotation in content["annotations"]} == {1, 2}
@@ -247,4 +247,4 @@ def test_no_output_takes_the_place_of_another(config, tmp_path):
     for name in ("a.png", "a_confidence.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
     with pytest.raises(UserError, match=r"would both be written to .*a_confidence\.png; rename one"):
-        predict.run(config, tmp_path, str(tmp_path / "photos"), tmp_path / "out")
+        predict.run(config, tmp_path, [str(tmp_path / "photos")], tmp_path / "out")

@@ -69,7 +69,7 @@ def test_vocs_archive(trained, tmp_path):
     (lists / "test.txt").write_text("\n".join(ids))
     config, workdir = trained("voc_segmentation")
     config.predict.format = "voc"
-    predict.run(config, workdir, "voc_segmentation/test", tmp_path / "out")
+    predict.run(config, workdir, ["voc_segmentation/test"], tmp_path / "out")
     segmenter = load(workdir)
     with tarfile.open(tmp_path / "out/results.tar") as tar:
         names = [name for name in tar.getnames() if name.endswith(".png")]
@@ -94,7 +94,7 @@ def test_cityscapes_archive(trained, tmp_path):
     photos = {stem: write_photo(folder / f"{stem}.png", seed, (96, 48)) for seed, stem in enumerate(stems)}
     config, workdir = trained("cityscapes")
     config.predict.format = "cityscapes"
-    predict.run(config, workdir, str(folder), tmp_path / "out")
+    predict.run(config, workdir, [str(folder)], tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "out/results.zip") as archive:
         assert archive.testzip() is None
         assert archive.namelist() == [f"{stem}.png" for stem in stems]
@@ -115,7 +115,7 @@ def test_a_split_is_labelled_by_name(trained, tmp_path):
     for i in range(2):
         write_photo(tmp_path / f"leftImg8bit/test/bonn/bonn_{i:06d}_000019_leftImg8bit.png", i, (96, 48))
     config, workdir = trained("cityscapes")
-    predict.run(config, workdir, "cityscapes/test", tmp_path / "out")
+    predict.run(config, workdir, ["cityscapes/test"], tmp_path / "out")
     expected = {f"bonn_{i:06d}_000019_leftImg8bit{end}" for i in range(2) for end in (".png", "_overlay.jpg")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
 
@@ -129,7 +129,7 @@ def test_what_a_server_would_refuse_is_refused_before_any_work(trained, tmp_path
     ):
         config.predict.format = form
         with pytest.raises(UserError, match=message):
-            predict.run(config, workdir, str(tmp_path / "photos"), tmp_path / "out")
+            predict.run(config, workdir, [str(tmp_path / "photos")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +139,7 @@ def test_no_archive_lacks_an_image(trained, tmp_path):
     config, workdir = trained("cityscapes")
     config.predict.format = "cityscapes"
     with pytest.raises(UserError, match=r"1 of 2 images could not be labelled: .*bonn_000001"):
-        predict.run(config, workdir, str(tmp_path / "photos"), tmp_path / "out")
+        predict.run(config, workdir, [str(tmp_path / "photos")], tmp_path / "out")
     assert not list(tmp_path.glob("out/*.zip*"))
     assert len(list(tmp_path.glob("out/results/*.png"))) == 1
 
@@ -203,7 +203,7 @@ def test_names_of_any_bytes_deep_images_and_overlays_beyond_jpeg(config, tmp_pat
     monkeypatch.setattr(predict, "load_trained", lambda *args: (7, {}))
     monkeypatch.setattr(predict, "make_segmenter", lambda *args: Threshold())
     with pytest.raises(UserError, match=r"1 of 6 images could not be labelled: .*bad.*\.png: not a readable image"):
-        predict.run(config, tmp_path, str(folder), out)
+        predict.run(config, tmp_path, [str(folder)], out)
     err = capfd.readouterr().err
     assert err.count("more than 8 bits a channel; 0-4095 is scaled to 0-255 (white is each image's own; config") == 1
     assert err.count("wide_overlay.png: a PNG, as a JPEG has sides of at most 80 pixels") == 1
@@ -215,7 +215,7 @@ def test_names_of_any_bytes_deep_images_and_overlays_beyond_jpeg(config, tmp_pat
     scaled = np.floor(pixels * 16.0 * 255 / 4095 + 0.5).astype(np.uint8)
     np.testing.assert_array_equal(decode_ids((out / f"{name}.png").read_bytes(), "x", 2), scaled[..., 0] > 127)
     config.data.white = 255 * 16
-    predict.run(config, tmp_path, str(folder / f"{name}.png"), out)
+    predict.run(config, tmp_path, [str(folder / f"{name}.png")], out)
     assert "0-4080 is scaled to 0-255 (white is config.data.white)" in capfd.readouterr().err
     np.testing.assert_array_equal(decode_ids((out / f"{name}.png").read_bytes(), "x", 2), pixels[..., 0] > 127)
 
@@ -262,7 +262,7 @@ def test_damaged_images_in_a_folder_and_in_training(trained, tmp_path):
         (folder / f"{i:03d}.png").write_bytes(data)
     config, workdir = trained("shapes")
     with pytest.raises(UserError, match=r"of 300 images could not be labelled") as told:
-        predict.run(config, workdir, str(folder), tmp_path / "out")
+        predict.run(config, workdir, [str(folder)], tmp_path / "out")
     bad = int(re.search(r"(\d+) of 300", str(told.value))[1])
     assert len(list((tmp_path / "out").glob("???.png"))) == 300 - bad
     assert 30 < bad < 270

@@ -204,7 +204,7 @@ def test_predict_keeps_the_georeference(run, tmp_path, capfd):
         (tmp_path / folder).mkdir()
     write(tmp_path / "in/field.tif", image, **PLACE)
     Image.fromarray(image).save(tmp_path / "in/plain.png")
-    predict.run(config, workdir, str(tmp_path / "in"), tmp_path / "out")
+    predict.run(config, workdir, [str(tmp_path / "in")], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "field.tif", "field_overlay.jpg", "plain.png", "plain_overlay.jpg",
     ]  # fmt: skip
@@ -219,7 +219,7 @@ def test_predict_keeps_the_georeference(run, tmp_path, capfd):
     told = capfd.readouterr().err
     assert "in/field.tif: its outputs have its georeference; no side of an overlay is above 2048 pixels" in told
     with pytest.raises(UserError, match=r"field.tif would overwrite an input image; choose another folder"):
-        predict.run(config, workdir, str(tmp_path / "in"), tmp_path / "in")
+        predict.run(config, workdir, [str(tmp_path / "in")], tmp_path / "in")
 
 
 def test_other_outputs_of_rasters(run, tmp_path):
@@ -229,7 +229,7 @@ def test_other_outputs_of_rasters(run, tmp_path):
     image = pixels(200, 330)
     write(tmp_path / "field.tif", image, **PLACE)
     Image.fromarray(image).save(tmp_path / "plain.png")
-    predict.run(config, workdir, str(tmp_path / "*.*"), tmp_path / "out")
+    predict.run(config, workdir, [str(tmp_path / "*.*")], tmp_path / "out")
     names = ("overlay.jpg", "entropy.tif", "confidence.tif")
     assert all((tmp_path / f"out/field_{name}").is_file() for name in names)
     for name in ("entropy", "confidence"):
@@ -240,7 +240,7 @@ def test_other_outputs_of_rasters(run, tmp_path):
     for name in ("probabilities", "polygons"):
         config.predict.outputs = f"mask,{name}"
         with pytest.raises(UserError, match=rf"config.predict.outputs: {name} are not written of field.tif"):
-            predict.run(config, workdir, str(tmp_path / "field.tif"), tmp_path / "other")
+            predict.run(config, workdir, [str(tmp_path / "field.tif")], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

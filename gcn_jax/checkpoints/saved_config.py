@@ -79,6 +79,14 @@ def load(source: pathlib.Path) -> ml_collections.ConfigDict:
     return config
 
 
+def for_use(source: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a trained model to use it by on this machine, whose cache, devices and processes are others."""
+    config = load(source)
+    for key in ("cache_dir", "mesh", "distributed"):
+        config[key] = default()[key]
+    return config
+
+
 def _refuse(constant: str) -> None:
     """Raises `ValueError` for NaN and Infinity, which Python's JSON parser would accept."""
     raise ValueError(f"{constant} is no number")

@@ -1,4 +1,4 @@
-"""What the commands do: a module for each ``--mode``, and the table of them."""
+"""What the commands do: a module for each mode, and the tables of them and of their flags."""
 
 import importlib
 from dataclasses import dataclass
@@ -6,11 +6,40 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Flag:
+    """A row of the table of flags.
+
+    Attributes:
+      value: what stands for its value in the help.
+      about: what it is, for the help.
+      default: its value if it is not given, by whose type it is parsed; several may be given if that is a tuple.
+    """
+
+    value: str
+    about: str
+    default: str | int | tuple[str, ...]
+
+
+# Beside --config and --mode. Numbers are 0 or more.
+FLAGS = {
+    "workdir": Flag("FOLDER", "the run's folder, by default runs/NAME/STAGE of the config; or a model's file", ()),
+    "input": Flag("PATH", "an image, a folder, a glob, or data: cityscapes/test; several: a flag each", ()),
+    "output": Flag("PATH", "predict: the folder to write to; export: the file, whose ending tells the format", ""),
+    "profile_steps": Flag("N", "how many steps to record for TensorBoard's profiler", 0),
+}
+# What an argument without a name stands for -> its flag.
+WORDS = {"CONFIG": "config", "MODEL": "workdir", "PHOTO": "input", "FILE": "output"}
+_FLAG_OF = {"configs": "workdir", "patterns": "input"}  # of arguments of ``run`` that have another name
+
+
+@dataclass(frozen=True)
 class Mode:
-    """A row of the table.
+    """A row of the table of modes.
 
     Attributes:
       module: of this package, whose ``run`` does it; imported when it is asked for.
+      about: what it does, for the help.
+      words: of `WORDS`, those that it takes, in their order; dots for one that may be given several times.
       takes: the arguments of ``run``, by name: "config", "workdir", "configs" (of each workdir), or what a flag says.
       needs_trained: whether it applies a trained model, so that the config follows that of its training.
       compares: whether it takes several workdirs.
@@ -18,6 +47,8 @@ class Mode:
     """
 
     module: str
+    about: str
+    words: str
     takes: tuple[str, ...] = ("config", "workdir")
     needs_trained: bool = False
     compares: bool = False
@@ -28,17 +59,45 @@ class Mode:
         module = importlib.import_module(f"{__name__}.{self.module}")
         module.run(**{name: values[name] for name in self.takes})
 
+    def flags(self) -> list[str]:
+        """The names of its flags, of `FLAGS`."""
+        return [name for name in (_FLAG_OF.get(taken, taken) for taken in self.takes) if name in FLAGS]
+
 
 _PREDICT = (("input", "an image, a folder, a glob or a data set's split"), ("output", "a folder"))
 _EXPORT = (("output", "the file to write, such as model.safetensors or model.onnx"),)
-MODES = {
-    "train": Mode("train", takes=("config", "workdir", "profile_steps")),
-    "eval": Mode("evaluate", takes=("configs",), needs_trained=True, compares=True),
-    "predict": Mode("predict", ("config", "workdir", "pattern", "output"), needs_trained=True, needs=_PREDICT),
-    "prepare": Mode("prepare"),
-    "plan": Mode("plan"),
-    "receptive_field": Mode("receptive_field", takes=("configs",), needs_trained=True, compares=True),
-    "crf_search": Mode("crf_search", needs_trained=True),
-    "calibrate": Mode("calibrate", needs_trained=True),
-    "export": Mode("export", ("config", "workdir", "output"), needs_trained=True, needs=_EXPORT),
+# By what they are for, as the help shows them.
+GROUPS = {
+    "Train": {
+        "prepare": Mode("prepare", "check every file of the data, count, draw samples", "CONFIG"),
+        "plan": Mode("plan", "what a training step needs, by the compiler", "CONFIG"),
+        "train": Mode("train", "train; the same command resumes", "CONFIG", ("config", "workdir", "profile_steps")),
+    },
+    "Use a model": {
+        "predict": Mode(
+            "predict",
+            "masks and overlays of photographs",
+            "MODEL PHOTO...",
+            ("config", "workdir", "patterns", "output"),
+            needs_trained=True,
+            needs=_PREDICT,
+        ),
+        "export": Mode(
+            "export",
+            "one file: .safetensors, .onnx, .stablehlo or .tflite",
+            "MODEL FILE",
+            ("config", "workdir", "output"),
+            needs_trained=True,
+            needs=_EXPORT,
+        ),
+    },
+    "Measure a model": {
+        "eval": Mode("evaluate", "scores and a report", "MODEL...", ("configs",), needs_trained=True, compares=True),
+        "receptive_field": Mode(
+            "receptive_field", "what a pixel sees", "MODEL...", ("configs",), needs_trained=True, compares=True
+        ),
+        "calibrate": Mode("calibrate", "fit a temperature to the confidence", "MODEL", needs_trained=True),
+        "crf_search": Mode("crf_search", "find the CRF's parameters", "MODEL", needs_trained=True),
+    },
 }
+MODES = {name: mode for group in GROUPS.values() for name, mode in group.items()}

@@ -240,7 +240,9 @@ def _label(
     return overlay(image, maps["labels"], trained.spec.palette()) if "overlay" in paths else None, white
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, output: pathlib.Path) -> None:
+def run(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, patterns: Sequence[str], output: pathlib.Path
+) -> None:
     """Labels every image; one that cannot be read is passed over and named at the end.
 
     Raises:
@@ -248,7 +250,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     """
     form, names, spec = config.predict.format, outputs.parse(config.predict.outputs), settings.spec_from(config)
     data = settings.datasets(config)
-    inputs = [replace(item, is_raster=item.is_raster and form == "masks") for item in find_inputs(pattern, data)]
+    found = {item.path or item.stem: item for pattern in patterns for item in find_inputs(pattern, data)}
+    inputs = [replace(item, is_raster=item.is_raster and form == "masks") for item in found.values()]
     check_outputs([item.path for item in inputs if item.path and item.is_raster], names)
     submissions.check(form, spec, [item.stem for item in inputs])
     planned = plan_outputs(inputs, form, output, names, spec.class_names if spec.multi_label else ())
@@ -288,7 +291,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, pattern: str, 
     say(f"{len(inputs) - len(bad)} of {len(inputs)} images done: {output}")
     if bad:
         raise UserError(
-            f"--input={pattern}: {len(bad)} of {len(inputs)} images could not be labelled: {'; '.join(bad)}"
+            f"--input={', '.join(patterns)}: {len(bad)} of {len(inputs)} images could not be labelled: {'; '.join(bad)}"
         )
     if archive := submissions.pack(form, output, [item.stem for item in inputs]):
         say(f"written: {archive}")
