@@ -12,6 +12,7 @@ from typing import Any
 
 from gcn_jax.errors import UserError
 
+HUB = "hf://"  # how the address of a model on the Hugging Face Hub begins
 _PROBE = 2**18  # bytes that a folder must take, as much as a small result
 
 
@@ -47,6 +48,11 @@ def check_is_local(setting: str, path: str) -> None:
 
     `pathlib` would take it for a folder named "gs:".
     """
+    if path.startswith(HUB):
+        raise UserError(
+            f"{setting}={path}: of the Hub a model is taken by predict and export, in --workdir, and to start from, in "
+            "--config.init_from; export writes one; for others download the file (hf download), and name it"
+        )
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
         raise UserError(
             f"{setting}={path}: an address; name a local folder or file: copy from and to a bucket (gcloud storage "

@@ -1,9 +1,12 @@
 """Eight CPU devices, strict JAX and a compilation cache, set before any test imports it; the order of the files."""
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import platform
+import sys
+import types
 from importlib import metadata
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,6 +58,23 @@ def real_data() -> pathlib.Path:
     if not REAL_DATA.is_dir():
         pytest.skip("needs the real data sets, which are not part of the project")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def torchvision_models() -> types.ModuleType:
+    """torchvision's models."""
+    pytest.importorskip("torch", reason="needs PyTorch")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("needs torchvision")
+    try:
+        from torchvision import models
+    except RuntimeError:  # its operators are built for another PyTorch, such as that for GPUs; ResNet needs none
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        declarations = "torchvision._meta_registrations"
+        sys.modules[declarations] = types.ModuleType(declarations)
+        from torchvision import models
+    return models
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,8 @@ def test_models_import_no_other_room():
 
 def test_libraries_stay_in_their_rooms():
     assert importers("orbax") == {"checkpoints/manager.py"}
+    assert importers("huggingface_hub") == {"checkpoints/named_weights.py", "export/hub.py"}
+    assert importers("torchvision") == {"checkpoints/named_weights.py"}
     assert importers("jinja2")
     assert {room.split("/")[0] for room in importers("jinja2")} == {"report"}
     assert importers("absl.flags") | importers("ml_collections.config_flags") == {"command/start.py"}
@@ -168,7 +170,7 @@ _FACE = """
 import sys, gcn_jax
 assert gcn_jax.__file__ == {file!r}
 heavy = ["jax", "flax", "numpy", "scipy", "orbax", "tensorflow_datasets", "pycocotools", "PIL", "gcn_jax.models"]
-heavy += ["onnx", "onnxruntime"]
+heavy += ["onnx", "onnxruntime", "huggingface_hub", "torchvision"]
 assert not [name for name in heavy if name in sys.modules], "importing the package imports none of them"
 assert set(gcn_jax.__all__) <= set(dir(gcn_jax))
 try:

@@ -1,9 +1,5 @@
 """The PyTorch twin's ResNet has the tensors of torchvision's, so that it is not only our own hand."""
 
-import importlib.util
-import sys
-import types
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
@@ -12,27 +8,11 @@ from bench import twin as twin_lib  # noqa: E402
 SIZES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
 
-@pytest.fixture(scope="module")
-def resnets():
-    """torchvision's module of ResNets."""
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("needs torchvision")
-    try:
-        from torchvision.models import resnet
-    except RuntimeError:  # its operators are built for another PyTorch, such as that for GPUs; ResNet needs none
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        declarations = "torchvision._meta_registrations"
-        sys.modules[declarations] = types.ModuleType(declarations)
-        from torchvision.models import resnet
-    return resnet
-
-
 @pytest.mark.parametrize("name", SIZES)
-def test_names_and_shapes_are_torchvisions(resnets, name):
+def test_names_and_shapes_are_torchvisions(torchvision_models, name):
     """All but the classifier, which no backbone has; under the name that the whole twin gives its ResNet."""
     with torch.device("meta"):
-        theirs = getattr(resnets, name)().state_dict()
+        theirs = getattr(torchvision_models, name)().state_dict()
         ours = twin_lib.Twin(21, SIZES[name], 64, 3).state_dict()
     expected = {f"resnet.{key}": tensor.shape for key, tensor in theirs.items() if not key.startswith("fc.")}
     assert {key: tensor.shape for key, tensor in ours.items() if key.startswith("resnet.")} == expected

@@ -53,28 +53,48 @@ def save(
 
     Args:
       path: of the file, ending in ".safetensors".
+      variables: see `to_bytes`, as the others.
+      config: of the run.
+      step: at which the run had these weights.
+      miou: the weights' mean IoU.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    data = to_bytes(variables, config, step, miou)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data)
+    except OSError as error:
+        raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
+
+
+def to_bytes(
+    variables: dict[str, PyTree], config: ml_collections.ConfigDict, step: int, miou: float | None = None
+) -> bytes:
+    """The contents of a model's file.
+
+    Args:
       variables: of the config's model, ``{"params": ..., "batch_stats": ...}``.
       config: of the run.
       step: at which the run had these weights.
       miou: the weights' mean IoU, 0-1; None: not known.
-
-    Raises:
-      UserError: if it cannot be written.
     """
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in flat.items()}
     metadata = {
         "format": FORMAT,
-        "config": json.dumps({**config.to_dict(), **_NO_FOLDERS}),
+        "config": json.dumps(without_folders(config)),
         **{key: json.dumps(value) for key, value in description(config).items()},
         "step": str(step),
         **({} if miou is None else {"miou": str(miou)}),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, safetensors.numpy.save(arrays, metadata))  # save_file writes with mode 0600
-    except OSError as error:
-        raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
+    return safetensors.numpy.save(arrays, metadata)  # save_file writes with mode 0600
+
+
+def without_folders(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values of a config that may be given to others."""
+    return {**config.to_dict(), **_NO_FOLDERS}
 
 
 def description(config: ml_collections.ConfigDict) -> dict[str, Any]:

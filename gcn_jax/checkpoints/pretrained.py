@@ -18,6 +18,7 @@ from typing import Any
 import flax
 import numpy as np
 
+from gcn_jax.checkpoints.named_weights import local_file
 from gcn_jax.checkpoints.resnet_names import NAMINGS, Naming
 from gcn_jax.checkpoints.tensor_files import TensorFile, open_tensors, plain, read_float32
 from gcn_jax.models.backbones.resnet import BASIC, STAGE_SIZES, STAGES, stem_of_bands
@@ -65,7 +66,9 @@ def load_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "m
     Args:
       variables: of a model from `build_model`, ``{"params": ..., "batch_stats": ...}``; not changed.
       path: a ``.safetensors`` or ``.npz`` file; or a ``.pth``, ``.pt`` or ``.bin`` file, which needs PyTorch. Its keys
-        are those of torchvision, timm or Hugging Face, possibly after a prefix such as "module.".
+        are those of torchvision, timm or Hugging Face, possibly after a prefix such as "module.". Or a name:
+        "torchvision:resnet152", where torchvision is installed; "hf://timm/resnet152.tv_in1k@REVISION", of the Hugging
+        Face Hub, with the extra ``hub``; "hf://USER/MODEL/FILE.safetensors" of another file than model.safetensors.
       stem: how the file's stem for RGB becomes one for a model of other `channels`, if they are not equal: "mean",
         "repeat" or "copy", see `gcn_jax.models.backbones.resnet.stem_of_bands`.
 
@@ -75,7 +78,7 @@ def load_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "m
 
     Raises:
       ValueError: naming the file and what is wrong with it: unreadable, damaged, another architecture, a missing
-        tensor, a wrong shape, a value that is not finite.
+        tensor, a wrong shape, a value that is not finite; or a name that cannot be fetched.
 
     Examples:
       A file in torchvision's names for a tiny ResNet, all of whose weights are 1:
@@ -101,7 +104,7 @@ def load_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "m
       >>> kernel.shape, kernel.dtype, bool((kernel == 1).all())
       ((7, 7, 3, 4), dtype('float32'), True)
     """
-    return read_backbone(variables, path, stem)[0]
+    return read_backbone(variables, local_file("path", str(path)), stem)[0]
 
 
 def read_backbone(variables: Variables, path: str | pathlib.Path, stem: str = "mean") -> tuple[Variables, LoadReport]:

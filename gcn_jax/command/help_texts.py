@@ -91,7 +91,7 @@ def _notes(words: Sequence[str], program: str) -> list[str]:
     """What words stand for."""
     notes = {
         "CONFIG": ["a recipe, such as voc:stage2, or a file of your own", f"recipes: {', '.join(recipes.names())}"],
-        "MODEL": ["the folder of a run, such as runs/voc/stage2, or a file that export wrote"],
+        "MODEL": ["the folder of a run, such as runs/voc/stage2, a file that export wrote, or hf://USER/MODEL"],
         "PHOTO": ["an image, a folder, or a glob in quotes"],
     }
     shown = [word for word in words if word in notes and (program == "gcn_jax" or word == "CONFIG")]

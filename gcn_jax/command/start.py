@@ -16,10 +16,11 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from gcn_jax.checkpoints import saved_config
+from gcn_jax.checkpoints.named_weights import local_file
 from gcn_jax.command import recipes
 from gcn_jax.config import checks, settings
 from gcn_jax.errors import UserError
-from gcn_jax.files import check_is_local
+from gcn_jax.files import HUB, check_is_local
 from gcn_jax.modes import FLAGS, MODES
 from gcn_jax.runtime import processes
 from gcn_jax.runtime.compilation import enable_cache, return_memory
@@ -59,7 +60,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, functools.partial(_interrupt, program))
     others = {flag: values[flag].value for flag in FLAGS}
-    others.update(patterns=values.input, output=pathlib.Path(values.output).expanduser())
+    others.update(patterns=values.input, output=_output(values.output))
     mode.run(**{**others, "config": configs[paths[0]], "configs": configs, "workdir": paths[0]})
     return 0
 
@@ -93,7 +94,7 @@ def _parsed(arguments: Sequence[str]) -> flags.FlagValues:
     if not (MODES[values.mode].needs_trained and values.workdir):
         raise UserError("--config is missing, such as --config=configs/shapes.py")
     _check(values)
-    return _parsed_for(arguments, saved_config.for_use(_path(values.workdir[0])))
+    return _parsed_for(arguments, saved_config.for_use(_model(values.workdir[0])))
 
 
 def _parsed_for(arguments: Sequence[str], config: ml_collections.ConfigDict | None) -> flags.FlagValues:
@@ -146,7 +147,8 @@ def _check(values: flags.FlagValues) -> None:
         if row.value in _PATHS:
             given: Any = values[flag].value
             for value in [given] if isinstance(given, str) else given:
-                check_is_local(f"--{flag}", value)
+                if not (flag in mode.hub and value.startswith(HUB)):
+                    check_is_local(f"--{flag}", value)
     file = _config_file(values)
     if file and not file[0].is_file():
         raise UserError(f"--config={file[0]}: no such file{recipes.hint(file[0].stem)}")
@@ -171,11 +173,15 @@ def _config_file(values: flags.FlagValues) -> tuple[pathlib.Path, str] | None:
 def _workdirs(values: flags.FlagValues) -> list[pathlib.Path]:
     """What ``--workdir`` says, or ``runs/voc/stage2`` for ``--config=configs/voc.py:stage2``."""
     path, stage = _config_file(values) or (pathlib.Path(), "")
-    return [_path(given) for given in values.workdir] or [pathlib.Path("runs", path.stem, stage)]
+    return [_model(given) for given in values.workdir] or [pathlib.Path("runs", path.stem, stage)]
 
 
-def _path(given: str) -> pathlib.Path:
-    return pathlib.Path(given).expanduser()
+def _model(given: str) -> pathlib.Path:
+    return local_file("--workdir", given) if given.startswith(HUB) else pathlib.Path(given).expanduser()
+
+
+def _output(given: str) -> pathlib.Path | str:
+    return given if given.startswith(HUB) else pathlib.Path(given).expanduser()
 
 
 def _interrupt(program: str, number: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from gcn_jax.data import bands, outputs
 from gcn_jax.data.mixing import MIXES
 from gcn_jax.data.sources import open_folder, uses_folder
 from gcn_jax.errors import UserError
-from gcn_jax.files import check_is_local
+from gcn_jax.files import HUB, check_is_local
 from gcn_jax.models.backbones.resnet import STEMS, STRIDE
 from gcn_jax.training import loggers, losses
 from gcn_jax.training.loss import REDUCTIONS
@@ -137,6 +137,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "predict.outputs": (_parses(outputs.parse), outputs.FORM),
     "predict.bits": (lambda value: value in (8, 16), "8 or 16"),
     "predict.format": _one_of("masks", "voc", "cityscapes"),
+    "export.licence": (lambda value: bool(re.fullmatch(r"[\w.+-]*", value)), "a name, such as apache-2.0, or empty"),
     "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
     "crf_search.iterations": _NONE_NEGATIVE,
     "crf_search.position_weight": _NONE_NEGATIVE,
@@ -258,7 +259,8 @@ def unknown_key(key: str) -> str:
 def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` naming the first key with a wrong value, the value and what it should be."""
     for key in FOLDERS:
-        check_is_local(f"config.{key}", config[key])
+        if not (key == "init_from" and config[key].startswith(HUB)):
+            check_is_local(f"config.{key}", config[key])
     for key, (is_right, requirement) in _CHECKS.items():
         value = _value(config, key)
         try:

@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
     "batch_size": 1,  # images a step, over all devices
     "seed": 0,  # of initialisation, data order and augmentation
     "data_dir": "",  # where the official files are; empty: download them
-    "init_from": "",  # a workdir, whose best weights to start from, or a file of weights; empty: random ones
+    "init_from": "",  # a workdir, whose best weights to start from, a file, or a name of weights; empty: random
     "init_stem": "mean",  # or "repeat", "copy": how a file's RGB kernels become those of bands; see docs/data.md
     "init_scores": "drawn",  # or "zero": random heads start with scores of 0, whatever the scale of the features
     "cache_dir": "~/.cache/gcn_jax",  # downloads, prepared records, compiled programs
@@ -132,6 +132,10 @@ _DEFAULTS: dict[str, Any] = {
         "outputs": "mask,overlay",  # also confidence, entropy, probabilities, polygons
         "bits": 8,  # or 16: of the PNGs of confidence and entropy
         "format": "masks",  # or "voc", "cityscapes": the archive that these evaluation servers take
+    },
+    "export": {
+        "licence": "",  # of the weights, as apache-2.0 or cc-by-4.0; for whoever trained them to say
+        "picture": True,  # the last of the run's pictures in the model card on the Hub
     },
     "crf_search": {  # --mode=crf_search tries all combinations of these values
         "num_images": 20,  # of data.eval, evenly spaced; 0: all

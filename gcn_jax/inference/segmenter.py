@@ -11,12 +11,12 @@ import numpy as np
 
 from gcn_jax.checkpoints import saved_config, temperature
 from gcn_jax.checkpoints.model_file import load_trained
+from gcn_jax.checkpoints.named_weights import local_file
 from gcn_jax.config import settings
 from gcn_jax.config.checks import check_values
 from gcn_jax.config.settings import Protocol
 from gcn_jax.data.specs import DatasetSpec
 from gcn_jax.errors import UserError
-from gcn_jax.files import check_is_local
 from gcn_jax.inference import large_images
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.inference.large_images import LargeImage, Needs
@@ -95,14 +95,16 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
     """Loads a trained model from the workdir of its run, or from a file of ``--mode=export``.
 
     Args:
-      source: such as "runs/voc/stage3" or "model.safetensors".
+      source: such as "runs/voc/stage3", "model.safetensors" or "hf://user/model@revision", of the Hugging Face Hub,
+        which needs the extra ``hub``.
       checkpoint: of a workdir: "best" by mean IoU (the newest if none was evaluated) or "latest".
       **protocol: values of ``config.eval`` that differ from the run's, such as ``scales=(0.75, 1.0, 1.25)``,
         ``flip=True``, ``window=1024`` or ``crf="voc"``. Probabilities are by the temperature that is kept with the
         model, if ``--mode=calibrate`` was run; ``temperature=1`` leaves it out.
 
     Raises:
-      UserError: (a `ValueError`) if there is no checkpoint, the file is damaged, or a value of the protocol is wrong.
+      UserError: (a `ValueError`) if there is no checkpoint, the file is damaged or cannot be fetched, or a value of the
+        protocol is wrong.
 
     Examples:
       Here of a file; a workdir such as "runs/shapes" goes as well.
@@ -114,8 +116,7 @@ def load(source: str | pathlib.Path, checkpoint: str = "best", **protocol: Any) 
       >>> segmenter.predict(np.zeros((50, 70, 3), np.uint8)).shape
       (50, 70)
     """
-    check_is_local("source", str(source))
-    source = pathlib.Path(source)
+    source = local_file("source", str(source))
     config = saved_config.load(source)
     for key, value in protocol.items():
         if key not in config.eval:

@@ -43,6 +43,7 @@ class Mode:
       takes: the arguments of ``run``, by name: "config", "workdir", "configs" (of each workdir), or what a flag says.
       needs_trained: whether it applies a trained model, so that the config follows that of its training.
       compares: whether it takes several workdirs.
+      hub: its flags that may be an address of the Hugging Face Hub, ``hf://USER/MODEL``.
       needs: flags that must be given -> what they are, for the message.
     """
 
@@ -52,6 +53,7 @@ class Mode:
     takes: tuple[str, ...] = ("config", "workdir")
     needs_trained: bool = False
     compares: bool = False
+    hub: tuple[str, ...] = ()
     needs: tuple[tuple[str, str], ...] = ()
 
     def run(self, **values: Any) -> None:
@@ -80,14 +82,16 @@ GROUPS = {
             "MODEL PHOTO...",
             ("config", "workdir", "patterns", "output"),
             needs_trained=True,
+            hub=("workdir",),
             needs=_PREDICT,
         ),
         "export": Mode(
             "export",
-            "one file: .safetensors, .onnx, .stablehlo or .tflite",
+            "one file: .safetensors, .onnx, .stablehlo or .tflite; or to the Hub",
             "MODEL FILE",
             ("config", "workdir", "output"),
             needs_trained=True,
+            hub=("workdir", "output"),
             needs=_EXPORT,
         ),
     },

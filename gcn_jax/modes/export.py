@@ -1,4 +1,4 @@
-"""``--mode=export``: a trained model as one file, by its suffix."""
+"""``--mode=export``: a trained model as one file, by its suffix, or as a repository of the Hugging Face Hub."""
 
 import dataclasses
 import importlib
@@ -7,6 +7,7 @@ import importlib.util
 import json
 import pathlib
 from dataclasses import dataclass
+from typing import Any
 
 import ml_collections
 
@@ -17,7 +18,8 @@ from gcn_jax.config.settings import Protocol
 from gcn_jax.console import say
 from gcn_jax.data import sources
 from gcn_jax.errors import UserError
-from gcn_jax.files import make_folder, write_bytes
+from gcn_jax.export import hub, model_card
+from gcn_jax.files import RunFile, make_folder, output_path, write_bytes
 from gcn_jax.inference.segmenter import make_segmenter
 
 
@@ -47,24 +49,31 @@ _OTHERS = {
 _LEFT_OUT = ("scales", "flip", "window", "crf")
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathlib.Path) -> None:
-    """``--mode=export``: writes a model to a file.
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathlib.Path | str) -> None:
+    """``--mode=export``: writes a model to a file, or to the Hub.
 
     Args:
       config: for ``eval``, how the file's model will label images, and which checkpoint to take.
       workdir: of the run; for other formats than ours also a file in ours.
-      output: the file.
+      output: the file; or an address of the Hub, a text.
 
     Raises:
-      UserError: if the file is there already or cannot be written, a package is missing, there is no checkpoint, or the
+      UserError: if it is there already or cannot be written, a package is missing, there is no checkpoint, or the
         format lacks a part of the model.
     """
-    _check(workdir, output)
+    if isinstance(output, str):
+        hub.check("--output", output)
+    else:
+        _check(workdir, output)
     exported = saved_config.load(workdir)
     step, variables = model_file.load_trained(workdir, config.eval.checkpoint)
-    exported.eval = temperature.settled(config, workdir, step).eval
+    exported.eval, exported.export = temperature.settled(config, workdir, step).eval, config.export
     best = None if workdir.is_file() else read_best(workdir)
     miou = best.miou if best and best.step == step else None
+    if isinstance(output, str):
+        data = model_file.to_bytes(variables, exported, step, miou)
+        say(f"written: {_publish(output, data, exported, workdir, step)}, step {step} of {workdir}")
+        return
     if output.suffix == _OWN:
         model_file.save(output, variables, exported, step, miou)
     else:
@@ -72,10 +81,46 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathli
     say(f"written: {output}, step {step} of {workdir}, {output.stat().st_size / 1e6:.1f} MB")
 
 
+def _publish(address: str, model: bytes, config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int) -> str:
+    """Writes a model with its card, its config and a picture to the Hub; returns the address of the commit."""
+    result, pictures = _result(workdir, step), sorted((workdir / RunFile.PICTURES).glob("*.png"))
+    picture = pictures[-1] if pictures and config.export.picture else None
+    files = {
+        hub.MODEL: model,
+        RunFile.CONFIG.value: json.dumps(model_file.without_folders(config), indent=2).encode(),
+        **({"picture.png": picture.read_bytes()} if picture else {}),
+        hub.CARD: model_card.card(address, config, step, result, "picture.png" if picture else "").encode(),
+    }
+    if not config.export.licence:
+        say("the card states no licence of the weights: --config.export.licence=NAME, or edit the card")
+    if picture:
+        say(f"the card shows {picture}, images of {config.data.eval}; without: --config.export.picture=False")
+    say(f"writing {sum(map(len, files.values())) / 1e6:.1f} MB to {address}")
+    return hub.publish("--output", address, files)
+
+
+def _result(workdir: pathlib.Path, step: int) -> dict[str, Any] | None:
+    """What the last evaluation of these weights has found; None, and a line that says so, if there was none."""
+    path = output_path(workdir, RunFile.EVALUATION)
+    problem = "is not there"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["step"] == step:
+            return result
+        problem = f"is of step {result['step']}, not {step}"
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problem = f"is damaged ({error})"
+    say(f"the card has no scores: {path} {problem}; --mode=eval measures them")
+    return None
+
+
 def _check(workdir: pathlib.Path, output: pathlib.Path) -> None:
     """Raises `UserError` if the file cannot be made, before anything is read."""
-    if output.suffix != _OWN and output.suffix not in _OTHERS:
-        raise UserError(f"--output={output}: must end in {', '.join([_OWN, *_OTHERS][:-1])} or {[*_OTHERS][-1]}")
+    known = [_OWN, *_OTHERS]
+    if output.suffix not in known:
+        raise UserError(f"--output={output}: must end in {', '.join(known[:-1])} or {known[-1]}, or be hf://USER/MODEL")
     if output.suffix == _OWN and workdir.is_file():
         raise UserError(f"--workdir={workdir}: is one file already; --mode=export takes the workdir of a run")
     if output.exists():
@@ -110,7 +155,8 @@ def _write_other(output: pathlib.Path, variables: dict, config: ml_collections.C
 def _metadata(config: ml_collections.ConfigDict, notes: dict) -> dict[str, str]:
     """What a file says about its model: texts, JSON where it is no single value."""
     data = [f"{name}: {text}" for name, text in sources.licences(settings.datasets(config)).items()]
-    parts = ["gcn_jax: Apache-2.0", "the weights: what whoever trained them says", *data]
+    weights = config.export.licence or "what whoever trained them says"
+    parts = ["gcn_jax: Apache-2.0", f"the weights: {weights}", *data]
     return {
         "gcn_jax": importlib.metadata.version("gcn_jax"),
         **{key: json.dumps(value) for key, value in model_file.description(config).items()},

@@ -9,6 +9,7 @@ import numpy as np
 
 from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.model_metadata import is_model_file
+from gcn_jax.checkpoints.named_weights import local_file
 from gcn_jax.config import settings
 from gcn_jax.console import say
 from gcn_jax.data import bands
@@ -24,8 +25,7 @@ def keep_split(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None
 
     These are ``data.held_out``, and, unless the user set them, ``white`` and of bands ``mean``, ``std`` and ``depth``.
     """
-    source = pathlib.Path(config.init_from).expanduser()
-    runs = [workdir, source] if config.init_from else [workdir]
+    runs = [workdir, local_file("config.init_from", config.init_from)] if config.init_from else [workdir]
     for run in runs:
         if (run / RunFile.CONFIG).is_file() or (run.is_file() and is_model_file(run)):
             saved = saved_config.load(run).data

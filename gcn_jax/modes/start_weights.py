@@ -12,6 +12,7 @@ from gcn_jax.checkpoints.carry_over import carry_over
 from gcn_jax.checkpoints.manager import saved_steps
 from gcn_jax.checkpoints.model_file import load_trained
 from gcn_jax.checkpoints.model_metadata import is_model_file
+from gcn_jax.checkpoints.named_weights import local_file
 from gcn_jax.checkpoints.pretrained import read_backbone
 from gcn_jax.config import settings
 from gcn_jax.console import bar, say
@@ -44,7 +45,7 @@ def check_start(config: ml_collections.ConfigDict, workdir: pathlib.Path, is_res
 
 
 def _init_from(config: ml_collections.ConfigDict) -> pathlib.Path:
-    return pathlib.Path(config.init_from).expanduser()
+    return local_file("config.init_from", config.init_from)
 
 
 def start_weights(config: ml_collections.ConfigDict, variables: dict[str, PyTree]) -> dict[str, PyTree]:
