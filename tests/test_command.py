@@ -50,6 +50,8 @@ def trained(config, tmp_path):
         ("predict --workdir=m a.jpg b.jpg --output=o", "--workdir=m --output=o --input=a.jpg --input=b.jpg"),
         ("--mode=predict --config=x.py --input=a --output=b", "--config=x.py --input=a --output=b"),
         ("export m m.onnx --config.eval.flip", "--config.eval.flip --workdir=m --output=m.onnx"),
+        ("export m m.onnx --config.eval.crf voc", "--config.eval.crf=voc --workdir=m --output=m.onnx"),
+        ("predict --config.eval.flip m a.jpg --output=o", "--config.eval.flip --output=o --workdir=m --input=a.jpg"),
         ("predict --config=voc --input=a --output=b --noconfig.eval.flip", None),
     ],
 )
@@ -70,6 +72,7 @@ def test_words_become_flags(given, expected):
         ("train voc --batch_size=8", r"--batch_size: unknown flag of train; did you mean --config\.batch_size\?"),
         ("train voc --learning_rate 8", r"did you mean --config\.optimizer\.learning_rate\?"),
         ("train voc --input=x", "--input: train does not have it; only predict"),
+        ("predict m a.jpg --config.eval.crf", "--config.eval.crf: needs a value, as in --config.eval.crf=VALUE"),
         ("train voc --workdir", "--workdir: needs a value, as in --workdir=FOLDER"),
         ("predict a.jpg", "predict needs PHOTO: gcn_jax predict MODEL PHOTO..."),
         ("predict", "predict needs MODEL"),

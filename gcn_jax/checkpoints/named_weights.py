@@ -129,7 +129,10 @@ def _of_torchvision(setting: str, name: str) -> pathlib.Path:
         import torch
         from torchvision import models
     except (ImportError, RuntimeError, OSError) as error:  # such as one that was built for another PyTorch
-        raise UserError(f"{setting}={name}: torchvision cannot be imported ({str(error).splitlines()[0]})") from error
+        problem = f"torchvision cannot be imported ({(str(error).splitlines() or [''])[0]})"
+        raise UserError(
+            f"{setting}={name}: {problem}: install the one that goes with this PyTorch, or name a file of weights"
+        ) from error
     known = [other for other in models.list_models(models) if other.startswith("resnet")]
     if model not in known:
         raise UserError(f"{setting}={name}: no ResNet of torchvision; known: {', '.join(known)}")

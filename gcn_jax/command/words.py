@@ -4,6 +4,7 @@ import difflib
 import itertools
 import pathlib
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from gcn_jax.command import recipes
 from gcn_jax.errors import UserError
@@ -59,19 +60,28 @@ def _split(mode: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, _ = argument.partition("=")
         if not argument.startswith("-"):
             words.append(argument)
-        elif name.startswith(("--config.", "--noconfig.")):
-            flags.append(argument)
-        else:
+            continue
+        key = name.removeprefix("--config.")
+        is_key = name.startswith(("--config.", "--noconfig."))
+        if not is_key:
             _check_flag(mode, name.lstrip("-"))
-            value = None if equals else next(queue, None)
-            if not equals and value is None:
-                raise UserError(f"{name}: needs a value, as in {name}={_value(name.removeprefix('--'))}")
-            flags.append(argument if equals else f"{name}={value}")
+        if equals or (is_key and isinstance(_keys().get(key, True), bool)):  # a flag that is true without a value
+            flags.append(argument)
+        elif (value := next(queue, None)) is not None:
+            flags.append(f"{name}={value}")
+        else:
+            row = FLAGS.get(name.removeprefix("--"))
+            raise UserError(f"{name}: needs a value, as in {name}={row.value if row else 'VALUE'}")
     return flags, words
 
 
-def _value(flag: str) -> str:
-    return FLAGS[flag].value if flag in FLAGS else "CONFIG"
+def _keys() -> dict[str, Any]:
+    """All keys of the config, such as "eval.flip", with their defaults."""
+    from gcn_jax.config.defaults import default
+
+    top = default().to_dict()
+    groups = {group: values for group, values in top.items() if isinstance(values, dict)}
+    return top | {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
 
 
 def _check_flag(mode: str, name: str) -> None:
@@ -90,11 +100,7 @@ def _check_flag(mode: str, name: str) -> None:
 
 def _key(name: str) -> str:
     """The config's key that a flag without "config." is probably meant for; "" if there is none."""
-    from gcn_jax.config.defaults import default
-
-    groups = {group: values for group, values in default().to_dict().items() if isinstance(values, dict)}
-    keys = [*default(), *(f"{group}.{key}" for group, values in groups.items() for key in values)]
-    return next((key for key in keys if name in (key, key.rpartition(".")[2])), "")
+    return next((key for key in _keys() if name in (key, key.rpartition(".")[2])), "")
 
 
 def _names(flags: Sequence[str]) -> set[str]:
