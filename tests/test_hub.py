@@ -82,8 +82,10 @@ def test_files_of_the_hub_are_fetched_once_by_revision_and_offline(hub):
     assert not [request for request in hub.asked if request.startswith("GET /user")], "they are kept"
     hub.down = True
     assert [fetched(name) for name in names] == [b"main", b"first", b"other"]
+    hub.asked.clear()
     with pytest.raises(UserError, match="is not on this machine, and the Hub cannot be reached: check the network"):
         fetched("hf://user/m@v2")
+    assert hub.asked == ["HEAD /user/m/resolve/v2/model.safetensors"], "it is not asked again and again"
 
 
 @pytest.mark.parametrize(
