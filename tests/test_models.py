@@ -435,3 +435,26 @@ def test_the_stem_may_have_a_width_of_its_own():
     assert shapes["res3_block1"]["conv1"]["kernel"].shape == (1, 1, 16, 8)
     with pytest.raises(ValueError, match="stem_width must be positive"):
         build_model(2, stem_width=-1)
+
+
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_features_of_the_stages_have_their_strides(output_stride):
+    model = build_model(**TINY, decoder="aspp", output_stride=output_stride)
+    apply = functools.partial(model.apply, method="features")
+    features = jax.eval_shape(apply, variable_shapes(model), jnp.zeros((1, 50, 70, 3)))
+    strides = {"stem": 4, "res2": 4, "res3": 8, "res4": min(16, output_stride), "res5": output_stride}
+    sizes = {stage: (1, -(-50 // stride), -(-70 // stride)) for stage, stride in strides.items()}
+    assert {stage: maps.shape[:3] for stage, maps in features.items()} == sizes
+    with pytest.raises(ValueError, match="at least 32"):
+        jax.eval_shape(apply, variable_shapes(model), jnp.zeros((1, 31, 70, 3)))
+
+
+@pytest.mark.slow
+def test_features_of_the_stages_are_those_that_are_scored():
+    model = build_model(5, "resnet14", decoder="aspp", output_stride=32, width=4)
+    variables = randomize(init_variables(model, seed=0))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 48, 3)), jnp.float32)
+    features = model.apply(variables, images, method="features")
+    params = {name: value for name, value in variables["params"].items() if name != "backbone"}
+    scores = model.decoder.apply({"params": params}, features, (32, 48))
+    assert relative(scores, model.apply(variables, images)) < 1e-6

@@ -64,16 +64,32 @@ class Network(nn.Module):
         Raises:
           ValueError: if the images are not [B, H, W, channels] or a side is below 32.
         """
-        if images.ndim != 4 or images.shape[-1] != self.channels:
-            raise ValueError(f"images must be [B, H, W, {self.channels}]. Got {images.shape=}")
-        if any(side < STRIDE for side in images.shape[1:3]):  # each by itself: symbolic sides have no least
-            raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
+        features = self.features(images, train)
         with convolutions(self.convolutions):
-            features = self.backbone(images, train)
             if self.auxiliary is not None and (train or self.is_initializing()):
                 self._keep(self.auxiliary(features, images.shape[1:3], train).astype(jnp.float32))
             logits = self.decoder(features, images.shape[1:3], train).astype(jnp.float32)
             return self._fused(logits, images, train) if self.fused_scales else logits
+
+    def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """The features that the scores are made of: ``model.apply(variables, images, method="features")``.
+
+        Args:
+          images: float [B, H, W, channels], normalised; H and W at least 32.
+          train: use (and update, if mutable) the batch's statistics where the norm is "train".
+
+        Returns:
+          "stem", "res2", "res3", "res4" and "res5": [B, H', W', C] at strides of 4, 4, 8, 16 and 32, or as the output
+          stride is, of the type that the network computes in; with `fused_scales` those of the images as they are.
+
+        Raises:
+          ValueError: if the images are not [B, H, W, channels] or a side is below 32.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.channels:
+            raise ValueError(f"images must be [B, H, W, {self.channels}]. Got {images.shape=}")
+        if any(side < STRIDE for side in images.shape[1:3]):  # each by itself: symbolic sides have no least
+            raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
+        return self.backbone(images, train)
 
     def _fused(self, logits: jax.Array, images: jax.Array, train: bool) -> jax.Array:
         """The maxima of the logits and of those at the other scales."""

@@ -1,0 +1,69 @@
+"""The scripts of examples/ that show the parts in a user's own program, at small sizes."""
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+import dense_crf  # noqa: E402
+import nnx_program  # noqa: E402
+import pyramid_features  # noqa: E402
+import training_loop  # noqa: E402
+
+
+@pytest.mark.slow
+def test_dense_crf(tmp_path):
+    before, after = dense_crf.main(str(tmp_path / "out.png"))
+    assert before < 0.8
+    assert after > 0.95
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width % 12 == 0  # three pictures, enlarged by 4
+
+
+def test_mean_iou_of_the_training_loop():
+    """Class 0: 2 of 3 pixels; class 1: 1 of 2; void counts for nothing."""
+    assert training_loop.mean_iou(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 255]), 2) == (2 / 3 + 1 / 2) / 2
+
+
+def test_least_squares_of_the_pyramid():
+    """It finds answers that are linear in the features, whatever these's scale, for new rows, too."""
+    rng = np.random.default_rng(0)
+    features, weights = (
+        rng.normal(size=(200, 4)) * [1, 10, 100, 0.1],
+        rng.normal(size=(4, 5)) / [[1], [10], [100], [0.1]],
+    )
+    answers = features @ weights > 0
+    is_held = pyramid_features.found((features[:150], answers[:150]), features[150:])
+    assert (is_held == answers[150:]).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_pyramid_features(capsys):
+    right = pyramid_features.main(num_known=200, num_new=100)
+    assert list(right) == list(pyramid_features.STAGES)
+    lines = capsys.readouterr().out.splitlines()
+    guess, *stages = (int(line.split()[-2].rstrip("%")) / 100 for line in lines)
+    assert max(stages) > guess
+    assert "(2, 2, 512)" in lines[-1]
+
+
+@pytest.mark.slow
+def test_training_loop(capsys):
+    assert training_loop.main(num_steps=41, num_images=20) > 0.2  # 0.16 if all is background
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert losses[-1] < losses[0] / 3
+
+
+@pytest.mark.slow
+def test_nnx_program(capsys):
+    program = nnx_program.main(num_steps=21, batch_size=4)
+    first, last = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if line.startswith("step"))
+    assert last < first / 2
+    assert program.colors.mean[...].min() > 50  # of colours from 0 to 255: it was learnt
+    means = nnx.to_flat_state(nnx.state(program.network, nnx.BatchStat))
+    assert any(np.abs(value[...]).max() > 0 for path, value in means if path[-1] == "mean")
