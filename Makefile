@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 TEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all faults check docs lock clean
+.PHONY: demo test test-all faults check docs tutorial dist lock clean
 
 demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, about 2 minutes
 	$(BIN)/python run.py --config=configs/shapes.py
@@ -30,6 +30,12 @@ docs: .venv/installed-docs  ## the site of docs/, into site/; a dead link, a mis
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open it: $(BIN)/python -m http.server --directory site, then http://localhost:8000"
 
+tutorial: .venv/installed-dev  ## executes docs/tutorial.ipynb and keeps its outputs, about 10 minutes
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.notebook
+
+dist: .venv/installed-dev  ## the sdist and the wheel, checked; the wheel runs in an empty environment, about 2 minutes
+	$(BIN)/python -m tests.dist
+
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gcn_jax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
@@ -51,4 +57,4 @@ lock:  ## writes requirements.txt again, from pyproject.toml
 		--custom-compile-command 'make lock'
 
 clean:
-	rm -rf .venv .pytest_cache build site *.egg-info
+	rm -rf .venv .pytest_cache build dist site .cache *.egg-info
