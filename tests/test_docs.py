@@ -1,5 +1,6 @@
 """The README and docs/ name files, keys, flags, modes and tests that exist. (`make docs` checks links to headings.)"""
 
+import json
 import pathlib
 import re
 
@@ -9,9 +10,11 @@ from gcn_jax import config as config_lib
 from gcn_jax.modes import FLAGS, MODES
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-FOLDERS = ("gcn_jax", "configs", "bench", "tests", "docs")
+TUTORIAL = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+TEXTS["docs/tutorial.ipynb"] = "\n\n".join("".join(cell["source"]) for cell in TUTORIAL["cells"])
+FOLDERS = ("gcn_jax", "configs", "bench", "tests", "docs", "examples")
 
 
 def found(pattern):
