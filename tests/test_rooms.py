@@ -13,8 +13,8 @@ PACKAGE = ROOT / "gcn_jax"
 SOURCES = {path.relative_to(PACKAGE): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 # From top to bottom: each imports only what stands after it; docs/architecture.md tells what each is for.
 ROOMS = (
-    "__init__", "command", "modes", "report", "evaluation", "export", "inference", "checkpoints", "planning", "config",
-    "crf", "training", "runtime", "data", "models",
+    "__init__", "command", "modes", "serving", "report", "evaluation", "export", "inference", "checkpoints", "planning",
+    "config", "crf", "training", "runtime", "data", "models",
 )  # fmt: skip
 SUPPORT = ("files", "console", "tables", "errors")  # of all rooms; the one below the other
 ORDER = (*ROOMS, *SUPPORT)

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from gcn_jax import crf
-from gcn_jax.config import settings
+from gcn_jax.config import serving, settings
 from gcn_jax.config.decoders import check_decoder
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
@@ -138,6 +138,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "predict.bits": (lambda value: value in (8, 16), "8 or 16"),
     "predict.format": _one_of("masks", "voc", "cityscapes"),
     "export.licence": (lambda value: bool(re.fullmatch(r"[\w.+-]*", value)), "a name, such as apache-2.0, or empty"),
+    **{f"serve.{key}": check for key, check in serving.CHECKS.items()},
     "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
     "crf_search.iterations": _NONE_NEGATIVE,
     "crf_search.position_weight": _NONE_NEGATIVE,

@@ -137,6 +137,14 @@ _DEFAULTS: dict[str, Any] = {
         "licence": "",  # of the weights, as apache-2.0 or cc-by-4.0; for whoever trained them to say
         "picture": True,  # the last of the run's pictures in the model card on the Hub
     },
+    "serve": {  # --mode=serve
+        "host": "127.0.0.1",  # the address to listen at: of this machine alone; 0.0.0.0 is all of the network
+        "port": 7860,  # 0: any that is free
+        "longest": 0,  # side to which the page reduces photos, pixels, unless one chooses another; 0: as in training
+        "max_megabytes": 25,  # of a file
+        "max_megapixels": 50.0,  # of a photo; at most 134, which is what any mode reads
+        "queue": 64,  # photos that are received, wait or are labelled; the next gets the answer "busy"
+    },
     "crf_search": {  # --mode=crf_search tries all combinations of these values
         "num_images": 20,  # of data.eval, evenly spaced; 0: all
         "iterations": (10,),

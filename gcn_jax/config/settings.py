@@ -53,6 +53,27 @@ class Protocol:
         return min(self.stride or side * 2 // 3, side)
 
 
+@dataclass(frozen=True)
+class Serving:
+    """Where a page is served, and what it takes; ``config.serve``.
+
+    Attributes:
+      host: the address to listen at.
+      port: 0: any that is free.
+      longest: side to which the page reduces photos, unless one chooses another; 0: as in training.
+      max_megabytes: of a file.
+      max_megapixels: of a photo.
+      queue: photos that are received, wait or are labelled.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    longest: int = 0
+    max_megabytes: int = 25
+    max_megapixels: float = 50.0
+    queue: int = 64
+
+
 def cache_dir(config: ml_collections.ConfigDict) -> pathlib.Path:
     """The folder of ``config.cache_dir``."""
     return pathlib.Path(config.cache_dir).expanduser()
@@ -144,6 +165,11 @@ def recipe(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) 
 def protocol(config: ml_collections.ConfigDict) -> Protocol:
     """How images are labelled."""
     return _of_group(Protocol, config.eval, size=config.data.size, multi_label=config.data.multi_label)
+
+
+def serving(config: ml_collections.ConfigDict) -> Serving:
+    """Where a page is served, and what it takes."""
+    return _of_group(Serving, config.serve)
 
 
 def meeting(config: ml_collections.ConfigDict) -> Meeting:

@@ -94,6 +94,7 @@ GROUPS = {
             hub=("workdir", "output"),
             needs=_EXPORT,
         ),
+        "serve": Mode("serve", "a page to drop photos on", "MODEL...", ("configs",), needs_trained=True, compares=True),
     },
     "Measure a model": {
         "eval": Mode("evaluate", "scores and a report", "MODEL...", ("configs",), needs_trained=True, compares=True),

@@ -1,4 +1,4 @@
-"""``--mode=export``: a trained model as one file, by its suffix, or as a repository of the Hugging Face Hub."""
+"""``--mode=export``: a trained model as one file, as a page, or as a repository of the Hugging Face Hub."""
 
 import dataclasses
 import importlib
@@ -20,7 +20,9 @@ from gcn_jax.data import sources
 from gcn_jax.errors import UserError
 from gcn_jax.export import hub, model_card
 from gcn_jax.files import RunFile, make_folder, output_path, write_bytes
-from gcn_jax.inference.segmenter import make_segmenter
+from gcn_jax.inference.segmenter import Segmenter, make_segmenter
+from gcn_jax.serving import site
+from gcn_jax.serving.models import Model, check_takes_photos
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Format:
 _OWN = ".safetensors"
 _OTHERS = {
     ".onnx": Format("onnx_file", "onnx", '-c requirements.txt ".[onnx]"'),
+    "": Format("onnx_file", "onnx", '-c requirements.txt ".[onnx]"'),  # a folder, the page of which runs it
     ".stablehlo": Format("stablehlo", "flatbuffers", '-c requirements.txt ".[stablehlo]"'),
     # No extra: another part of the package, which we do not use, needs older versions than requirements.txt has.
     ".tflite": Format("tflite", "litert_converter", "--no-deps litert-converter==0.5.0"),
@@ -50,12 +53,12 @@ _LEFT_OUT = ("scales", "flip", "window", "crf")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathlib.Path | str) -> None:
-    """``--mode=export``: writes a model to a file, or to the Hub.
+    """``--mode=export``: writes a model to a file, a page with it to a folder, or to the Hub.
 
     Args:
       config: for ``eval``, how the file's model will label images, and which checkpoint to take.
       workdir: of the run; for other formats than ours also a file in ours.
-      output: the file; or an address of the Hub, a text.
+      output: the file; without a suffix, the folder; or an address of the Hub, a text.
 
     Raises:
       UserError: if it is there already or cannot be written, a package is missing, there is no checkpoint, or the
@@ -77,8 +80,21 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathli
     if output.suffix == _OWN:
         model_file.save(output, variables, exported, step, miou)
     else:
-        _write_other(output, variables, exported, {"step": step} | ({} if miou is None else {"miou": miou}))
-    say(f"written: {output}, step {step} of {workdir}, {output.stat().st_size / 1e6:.1f} MB")
+        notes = {"step": step} | ({} if miou is None else {"miou": miou})
+        segmenter = make_segmenter(exported, variables)
+        data = _to_bytes(output, segmenter, _metadata(exported, notes))
+        try:
+            if output.suffix:
+                write_bytes(output, data)
+            else:
+                model = Model(workdir.stem if workdir.is_file() else workdir.absolute().name, step, segmenter)
+                site.write(output, site.find_runtime(output), model, data, config.serve.longest)
+        except OSError as error:
+            raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
+        _tell_left_out(output, segmenter.protocol)
+    size = sum(file.stat().st_size for file in [output, *output.glob("*")] if file.is_file()) / 1e6
+    hint = "" if output.suffix else f"; to see it: python -m http.server --directory {output}"
+    say(f"written: {output}, step {step} of {workdir}, {size:.1f} MB{hint}")
 
 
 def _publish(address: str, model: bytes, config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int) -> str:
@@ -118,9 +134,12 @@ def _result(workdir: pathlib.Path, step: int) -> dict[str, Any] | None:
 
 def _check(workdir: pathlib.Path, output: pathlib.Path) -> None:
     """Raises `UserError` if the file cannot be made, before anything is read."""
-    known = [_OWN, *_OTHERS]
-    if output.suffix not in known:
-        raise UserError(f"--output={output}: must end in {', '.join(known[:-1])} or {known[-1]}, or be hf://USER/MODEL")
+    if output.suffix != _OWN and output.suffix not in _OTHERS:
+        *endings, last = [_OWN, *filter(None, _OTHERS)]
+        raise UserError(
+            f"--output={output}: must end in {', '.join(endings)} or {last}, be a folder without a dot, such as site/, "
+            "or be hf://USER/MODEL"
+        )
     if output.suffix == _OWN and workdir.is_file():
         raise UserError(f"--workdir={workdir}: is one file already; --mode=export takes the workdir of a run")
     if output.exists():
@@ -130,23 +149,27 @@ def _check(workdir: pathlib.Path, output: pathlib.Path) -> None:
         raise UserError(
             f"--output={output}: needs a library: pip install {kind.install}; or export to {_OWN}, which needs none"
         )
+    if not output.suffix:
+        site.find_runtime(output)
+        check_takes_photos(str(workdir), saved_config.load(workdir))
     make_folder(f"--output={output}", output.parent)
 
 
-def _write_other(output: pathlib.Path, variables: dict, config: ml_collections.ConfigDict, notes: dict) -> None:
-    """Writes a model for other programs, and says what of its protocol they do not do."""
-    segmenter = make_segmenter(config, variables)
+def _to_bytes(output: pathlib.Path, segmenter: Segmenter, metadata: dict[str, str]) -> bytes:
+    """A model for other programs; raises `UserError` if the format lacks a part of it."""
     writer = importlib.import_module(f"gcn_jax.export.{_OTHERS[output.suffix].module}")
     try:
-        data = writer.to_bytes(segmenter, _metadata(config, notes))
+        return writer.to_bytes(segmenter, metadata)
     except ValueError as error:  # also a `UserError`
         raise UserError(f"--output={output}: {str(error).splitlines()[0][:500]}; export to {_OWN} instead") from error
-    try:
-        write_bytes(output, data)
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
+
+
+def _tell_left_out(output: pathlib.Path, protocol: Protocol) -> None:
+    """Says what of a model's protocol other programs do not do; a page does one scale."""
     defaults = {field.name: field.default for field in dataclasses.fields(Protocol)}
-    differing = [key for key in _LEFT_OUT if getattr(segmenter.protocol, key) != defaults[key]]
+    differing = [key for key in _LEFT_OUT if getattr(protocol, key) != defaults[key]]
+    if not output.suffix and len(protocol.scales) == 1:
+        differing = [key for key in differing if key != "scales"]
     if differing:
         keys = ", ".join(f"config.eval.{key}" for key in differing)
         say(f"{output}: takes an image whole and once; not in it: {keys}")
