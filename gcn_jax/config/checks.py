@@ -66,7 +66,7 @@ _ALL_POSITIVE = (lambda values: len(values) > 0 and min(values) > 0, "one or mor
 _NONE_NEGATIVE = (lambda values: len(values) > 0 and min(values) >= 0, "one or more numbers, at least 0")
 
 # Key -> what its value must fulfil, and the same in words. Keys of `model` are checked by `build_model`.
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = serving.CHECKS | {
     "num_steps": _POSITIVE,
     "batch_size": _POSITIVE,
     "seed": _NOT_NEGATIVE,
@@ -138,7 +138,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "predict.bits": (lambda value: value in (8, 16), "8 or 16"),
     "predict.format": _one_of("masks", "voc", "cityscapes"),
     "export.licence": (lambda value: bool(re.fullmatch(r"[\w.+-]*", value)), "a name, such as apache-2.0, or empty"),
-    **{f"serve.{key}": check for key, check in serving.CHECKS.items()},
     "crf_search.num_images": (_not_negative, "positive, or 0 for all"),
     "crf_search.iterations": _NONE_NEGATIVE,
     "crf_search.position_weight": _NONE_NEGATIVE,
