@@ -24,7 +24,7 @@ class Flag:
 FLAGS = {
     "workdir": Flag("FOLDER", "the run's folder, by default runs/NAME/STAGE of the config; or a model's file", ()),
     "input": Flag("PATH", "an image, a folder, a glob, or data: cityscapes/test; several: a flag each", ()),
-    "output": Flag("PATH", "predict: the folder to write to; export: the file, whose ending tells the format", ""),
+    "output": Flag("PATH", "predict: the folder to write to; export: a file, by its ending, or a folder", ""),
     "profile_steps": Flag("N", "how many steps to record for TensorBoard's profiler", 0),
 }
 # What an argument without a name stands for -> its flag.
@@ -87,7 +87,7 @@ GROUPS = {
         ),
         "export": Mode(
             "export",
-            "one file: .safetensors, .onnx, .stablehlo or .tflite; or to the Hub",
+            "a file (.safetensors, .onnx, .stablehlo, .tflite), a site/, or to the Hub",
             "MODEL FILE",
             ("config", "workdir", "output"),
             needs_trained=True,
