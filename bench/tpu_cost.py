@@ -25,8 +25,8 @@ from gcn_jax.models.heads import GlobalConv
 from gcn_jax.models.layers import Conv, ConvTranspose
 from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.convolution import max_pool
-from gcn_jax.modes.plan import topology_devices
 from gcn_jax.planning.compiled_step import compiler_report
+from gcn_jax.planning.topologies import devices_of
 from gcn_jax.training.loss import cross_entropy
 
 _CLASSES = 21
@@ -95,7 +95,7 @@ def compiled_figures(part: Part, batch: int, device: jax.Device, platform: str) 
         args = x, rest, weights, jax.eval_shape(apply, weights, x, *rest)
         sharding = SingleDeviceSharding(device)
         args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), args)
-        return compiler_report(jax.jit(with_gradients).lower(*args).compile(), is_tpu=True)
+        return compiler_report(jax.jit(with_gradients).lower(*args).compile(), "tpu")
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="images on the device")
     args = parser.parse_args()
     try:
-        device = topology_devices(args.topology)[0]
+        device = devices_of(args.topology)[0]
     except UserError as error:
         sys.exit(str(error).replace("config.plan.topology", "--topology"))
     heads = "".join(f"{head:>14}" for head in ("kilocycles", "MB accessed", "temporary MB", "GFLOPs", "cycles"))

@@ -164,7 +164,7 @@ _DEFAULTS: dict[str, Any] = {
         "images": 8,  # of data.eval, that the gradients are averaged over
     },
     "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
-    "plan": {"topology": ""},  # of --mode=plan, such as v5e:2x4; empty: the local devices
+    "plan": {"topology": ""},  # of --mode=plan, such as v5e:2x4 or h100:8; empty: the local devices
     "distributed": {  # training over several processes, which share the workdir
         "coordinator": "",  # HOST:PORT, a free port of process 0's host, the same in all; empty: one process
         "num_processes": 1,

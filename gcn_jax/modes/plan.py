@@ -1,25 +1,21 @@
 """``--mode=plan``: what a training step needs and costs, by compiling it, for devices that need not be there."""
 
-import importlib.util
-import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from gcn_jax.config import settings
 from gcn_jax.console import say
-from gcn_jax.errors import UserError
 from gcn_jax.files import RunFile, make_workdir, write_json
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import PyTree
-from gcn_jax.planning import hlo_text
+from gcn_jax.planning import gpu_targets, hlo_text
 from gcn_jax.planning.compiled_step import abstract_inputs, compile_step, kept_activations
 from gcn_jax.planning.device_limits import device_limits, device_memory
+from gcn_jax.planning.topologies import description, devices_of, gpu_of
 from gcn_jax.runtime.mesh import check_divides, make_mesh
 from gcn_jax.tables import aligned
 
@@ -42,12 +38,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def make_plan(config: ml_collections.ConfigDict) -> Plan:
     """Compiles a config's training step for ``config.plan.topology``, or for the local devices."""
     topology, sizes = config.plan.topology, (config.batch_size, config.data.size)
-    devices = topology_devices(topology) if topology else jax.devices()
+    devices = devices_of(topology) if topology else jax.devices()
     mesh = make_mesh(config.mesh.data, config.mesh.space, devices)
     check_divides(mesh, settings.batch_sizes(config), config.data.size)
     recipe = settings.recipe(config)
     state, batch = abstract_inputs(recipe, mesh, *sizes)
-    compiled = compile_step(recipe, mesh, state, batch, topology, settings.cache_dir(config))
+    compiled = compile_step(recipe, mesh, state, batch, description(topology), settings.cache_dir(config))
     own = compiled.get("memory", {})
     memory = {
         "parameters": bytes_on_a_device(state.params),
@@ -75,31 +71,16 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         "remat": config.model.remat,
         "memory": memory,
         "fits": fits,
-        "advice": [] if fits else advice(config, mesh, len(devices)),
+        "advice": [*gpu_advice(config, memory, fits), *([] if fits else advice(config, mesh, len(devices)))],
         "cost": compiled.get("cost", {}),
         "collectives": compiled.get("collectives", {}),
-        "bounds": bounds(compiled, mesh, config.batch_size),
+        "launches": compiled.get("launches", {}),
+        "command_buffers": compiled.get("command_buffers", {}),
+        "bounds": bounds(compiled, mesh, config.batch_size, config.model.dtype),
+        "estimates": estimates(compiled, mesh),
         "compile_seconds": compiled["seconds"],
         "compiler": compiled["compiler"],
     }
-
-
-def topology_devices(topology: str) -> Sequence[jax.Device]:
-    """The devices of a TPU slice such as "v5e:2x4", as libtpu describes them; no TPU is touched."""
-    key = f"config.plan.topology={topology}"
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(f'{key}: needs the TPU\'s compiler: pip install -c requirements.txt ".[plan]"')
-    # What libtpu would ask the machine for, which need not be a TPU's, and complain about.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    try:
-        return topologies.get_topology_desc(topology, platform="tpu").devices
-    except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            f"{key}: unknown to libtpu ({str(error).splitlines()[0]}); v5e:2x4 are 8 chips, v5e:16x16 256"
-        ) from error
 
 
 def bytes_on_a_device(tree: PyTree) -> int:
@@ -108,18 +89,52 @@ def bytes_on_a_device(tree: PyTree) -> int:
     return sum(jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize for shape, dtype in shards)
 
 
-def bounds(compiled: dict[str, Any], mesh: Mesh, batch_size: int) -> dict[str, float]:
-    """Seconds that a step takes at least, by the device's data sheet; empty if there is none, or no program."""
+def bounds(compiled: dict[str, Any], mesh: Mesh, batch_size: int, dtype: str) -> dict[str, float]:
+    """Seconds that a step takes at least, by the device's data sheet; empty if there is none, or no program.
+
+    A GPU's memory traffic is none of them, since a cache may serve it; see `estimates`.
+    """
     limits = device_limits(mesh.devices.flat[0])
     if limits is None or "cost" not in compiled:
         return {}
     seconds = {
-        "arithmetic_seconds": compiled["cost"]["flops"] / limits.flops,
+        "arithmetic_seconds": compiled["cost"]["flops"] / limits.flops_of(dtype),
         "memory_seconds": compiled["cost"]["main_memory_bytes"] / limits.bandwidth,
         "interconnect_seconds": hlo_text.traffic(compiled["collectives"]) / limits.interconnect,
     }
+    if "launches" in compiled:
+        del seconds["memory_seconds"]
     step = max(seconds.values())
     return {**seconds, "step_seconds": step, "images_per_second": batch_size / step}
+
+
+def estimates(compiled: dict[str, Any], mesh: Mesh) -> dict[str, float]:
+    """Seconds of a GPU's memory traffic, if no cache served any, and of its launches; empty for other devices."""
+    limits = device_limits(mesh.devices.flat[0])
+    if limits is None or "launches" not in compiled:
+        return {}
+    captured = compiled["command_buffers"]["launches"]
+    alone = sum(compiled["launches"].values()) - captured + compiled["command_buffers"]["count"]
+    return {
+        "memory_seconds": compiled["cost"]["main_memory_bytes"] / limits.bandwidth,
+        "launch_seconds": alone * gpu_targets.LAUNCH + captured * gpu_targets.CAPTURED_LAUNCH,
+    }
+
+
+def gpu_advice(config: ml_collections.ConfigDict, memory: dict[str, Any], fits: bool) -> list[str]:
+    """What helps on the GPU that is planned for, and on no other device."""
+    gpu = gpu_of(config.plan.topology)
+    if gpu is None:
+        return []
+    found = []
+    if fits and gpu.flops is None and config.model.dtype == "bfloat16":
+        found.append(
+            f"--config.model.dtype=float32: a {gpu.kind} has no units for bfloat16, which only saves memory there; it "
+            f"is computed in float32"
+        )
+    if not fits and memory["total"] is not None and memory["total"] < 0.9 * gpu.memory:
+        found.append("XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 in the environment: JAX takes 0.75 of a GPU's memory without")
+    return found
 
 
 def advice(config: ml_collections.ConfigDict, mesh: Mesh, num_devices: int) -> list[str]:
@@ -144,8 +159,32 @@ def advice(config: ml_collections.ConfigDict, mesh: Mesh, num_devices: int) -> l
 
 def plan_table(plan: Plan) -> str:
     """The plan as lines of text."""
-    memory, cost, limit = plan["memory"], plan["cost"], plan["bounds"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())
+    verdict = "FITS." if plan["fits"] else "DOES NOT FIT. What would help, beginning with what costs least:"
+    decoder = f"k = {plan['kernel_size']}" if plan["decoder"] == "gcn" else plan["decoder"]
+    what = f"{plan['backbone']}, {decoder}, {plan['dtype']}{', remat' if plan['remat'] else ''}"
+    rows = [*_memory_rows(plan), ["", ""], *_step_rows(plan)]
+    notes = ["(*) a bound: no step is faster, and the compiler may keep less. All other figures are the compiler's."]
+    if plan["launches"]:
+        rows += [["", ""], *_launch_rows(plan)]
+        alone, captured = (round(1e6 * seconds) for seconds in (gpu_targets.LAUNCH, gpu_targets.CAPTURED_LAUNCH))
+        notes = [
+            "(*) a bound: no step is faster, and the compiler may keep less. (+) counted before compiling.",
+            f"(~) an estimate: no cache serves traffic; a launch takes {alone} us, in a command buffer {captured} us.",
+            "All other figures are the compiler's, without cuDNN's workspace, chosen on a device. Nothing is measured.",
+        ]
+    lines = [
+        f"{plan['topology']}, {plan['device']}, mesh {mesh}; {what}; batch {plan['batch_size']} of {plan['size']} px",
+        *("", *aligned(rows), ""),
+        *notes,
+        verdict,
+        *(f"  {line}" for line in plan["advice"]),
+    ]
+    return "\n".join(lines)
+
+
+def _memory_rows(plan: Plan) -> list[list[str]]:
+    memory, is_described = plan["memory"], plan["topology"] != "local"
     gigabytes = {
         "parameters": "parameters",
         "optimizer_state": "optimizer state",
@@ -156,35 +195,48 @@ def plan_table(plan: Plan) -> str:
         "activations_kept": "... of which activations kept for the backward pass (*)",
         "program": "program",
         "total": "in all, with padding" if plan["fits"] else "in all, at least",
-        "device": "the device has",
+        "device": f"JAX takes, {gpu_targets.SHARE} of all" if plan["launches"] and is_described else "the device has",
     }
-    rows = [["MEMORY of a device", "GB"]]
-    rows += [[text, _giga(memory[key])] for key, text in gigabytes.items() if memory[key] != 0 or key == "temporaries"]
-    rows += [["", ""], ["A STEP on a device", ""]]
-    rows += [["GFLOPs", _giga(cost.get("flops"), 1)]]
+    rows = [[text, _giga(memory[key])] for key, text in gigabytes.items() if memory[key] != 0 or key == "temporaries"]
+    return [["MEMORY of a device", "GB"], *rows]
+
+
+def _step_rows(plan: Plan) -> list[list[str]]:
+    cost, seconds = plan["cost"], plan["bounds"] | plan["estimates"]
+    uncertain = "~" if plan["launches"] else "*"
+    rows = [["A STEP on a device", ""]]
+    rows += [["GFLOPs (+)" if "flops_from" in cost else "GFLOPs", _giga(cost.get("flops"), 1)]]
     if cost.get("estimated_cycles"):
         rows.append(["million cycles, as the compiler estimates", f"{cost['estimated_cycles'] / 1e6:.1f}"])
-    rows += [["GB from and to main memory (*)", _giga(cost.get("main_memory_bytes"))]]
-    rows += [["GB accessed, on the chip, too", _giga(cost.get("bytes_accessed"))]]
+    rows += [[f"GB from and to main memory ({uncertain})", _giga(cost.get("main_memory_bytes"))]]
+    if not plan["launches"]:
+        rows += [["GB accessed, on the chip, too", _giga(cost.get("bytes_accessed"))]]
     rows += [
         [f"MB in {entry['count']} x {kind}", f"{entry['bytes'] / 1e6:.1f}"]
         for kind, entry in plan["collectives"].items()
     ]
-    for key, text in {"arithmetic": "arithmetic", "memory": "memory traffic", "interconnect": "interconnect"}.items():
-        rows += [[f"ms of {text} at its peak (*)", f"{limit[f'{key}_seconds'] * 1e3:.2f}"]] if limit else []
-    if limit:
-        rows.append(["images a second on all devices, at most (*)", f"{limit['images_per_second']:.1f}"])
-    verdict = "FITS." if plan["fits"] else "DOES NOT FIT. What would help, beginning with what costs least:"
-    decoder = f"k = {plan['kernel_size']}" if plan["decoder"] == "gcn" else plan["decoder"]
-    what = f"{plan['backbone']}, {decoder}, {plan['dtype']}{', remat' if plan['remat'] else ''}"
-    lines = [
-        f"{plan['topology']}, {plan['device']}, mesh {mesh}; {what}; batch {plan['batch_size']} of {plan['size']} px",
-        *("", *aligned(rows), ""),
-        "(*) a bound: no step is faster, and the compiler may keep less. All other figures are the compiler's.",
-        verdict,
-        *(f"  {line}" for line in plan["advice"]),
+    gpu = gpu_of(plan["topology"]) if plan["topology"] != "local" else None
+    texts = {
+        "arithmetic": "arithmetic at its peak (*)",
+        "memory": f"memory traffic at its peak ({uncertain})",
+        "launch": "launches (~)",
+        "interconnect": f"{gpu.link if gpu else 'interconnect'} at its peak (*)",
+    }
+    for key, text in texts.items():
+        if f"{key}_seconds" in seconds:
+            rows.append([f"ms of {text}", f"{seconds[f'{key}_seconds'] * 1e3:.2f}"])
+    if seconds:
+        rows.append(["images a second on all devices, at most (*)", f"{seconds['images_per_second']:.1f}"])
+    return rows
+
+
+def _launch_rows(plan: Plan) -> list[list[str]]:
+    captured = plan["command_buffers"]
+    return [
+        ["LAUNCHES of a step on a device", f"{sum(plan['launches'].values())}"],
+        *([f"... {kind}", f"{count}"] for kind, count in plan["launches"].items()),
+        [f"of all, in {captured['count']} command buffers", f"{captured['launches']}"],
     ]
-    return "\n".join(lines)
 
 
 def _giga(number: float | None, digits: int = 3) -> str:

@@ -19,13 +19,13 @@ from gcn_jax.files import write_json
 from gcn_jax.models import variable_shapes
 from gcn_jax.models.ops.xla import platform
 from gcn_jax.models.preprocessing import PyTree
-from gcn_jax.planning import hlo_text
+from gcn_jax.planning import gpu_text, hlo_text
 from gcn_jax.runtime import compilation
 from gcn_jax.runtime.mesh import batch_sharding, replicated
 from gcn_jax.training.optimizer import split_fixed
-from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step, make_loss
+from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step, make_loss, make_train_step
 
-_VERSION = 3  # of the files in cache_dir/plans
+_VERSION = 4  # of the files in cache_dir/plans
 
 
 def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> tuple[TrainState, PyTree]:
@@ -85,7 +85,7 @@ def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> 
 
 
 def compile_step(
-    recipe: Recipe, mesh: Mesh, state: TrainState, batch: PyTree, topology: str, cache_dir: pathlib.Path
+    recipe: Recipe, mesh: Mesh, state: TrainState, batch: PyTree, described: str, cache_dir: pathlib.Path
 ) -> dict[str, Any]:
     """Compiles the training step and returns what the compiler says about it.
 
@@ -95,22 +95,23 @@ def compile_step(
       recipe: of the step.
       mesh: of local devices, or of those of a topology.
       state, batch: from `abstract_inputs`.
-      topology: as ``config.plan.topology``; empty: the local devices.
+      described: how the devices are described to the compiler; empty: they are the local ones.
       cache_dir: the folder for caches.
 
     Returns:
-      For one device "memory", "cost" and "collectives", as in `compiler_report`; or, if its memory is too small,
-      "wanted", the bytes that the step needs (None if the compiler does not say). Also "seconds", which compiling took,
-      and "compiler", the versions.
+      For one device what is in `compiler_report`; or, if its memory is too small, "wanted", the bytes that the step
+      needs (None if the compiler does not say). Also "seconds", which compiling took, and "compiler", the versions.
     """
     lowered = jit_train_step(recipe, mesh).lower(state, batch)
-    compiler = {name: importlib.metadata.version(name) for name in ("jax", "libtpu") if importlib.util.find_spec(name)}
     device = mesh.devices.flat[0]
+    compiler = {"jax": importlib.metadata.version("jax")}
+    if package := {"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}.get(device.platform):
+        compiler |= {package: importlib.metadata.version(package)} if importlib.util.find_spec(package) else {}
     identity = (
         _VERSION,
         lowered.as_text(),
         device.device_kind,
-        topology,
+        described,
         compiler,
         compilation.options(recipe.model.dtype, mesh, repeatable=True),
     )
@@ -118,11 +119,15 @@ def compile_step(
     cache = cache_dir / "plans" / f"{digest}.json"
     if cache.is_file():
         return json.loads(cache.read_text(encoding="utf-8"))
-    duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if topology else ""
+    duration = "; this takes 2 to 10 minutes for ResNet-152, and is kept" if described else ""
     say(f"compiling for {mesh.size} {device.device_kind}{duration}")
     start = time.perf_counter()
     try:
-        found = compiler_report(_with_progress(lowered), device.platform == "tpu")
+        compiled = _with_progress(lowered)
+        found = compiler_report(compiled, device.platform)
+        if found["cost"]["flops"] is None:
+            found["cost"]["flops"] = step_flops(recipe, state, batch, device.platform) / mesh.size
+            found["cost"]["flops_from"] = "the step before compiling, over the devices"
     except jax.errors.JaxRuntimeError as error:
         found = {"wanted": _wanted(error)}
     found |= {"seconds": time.perf_counter() - start, "compiler": compiler}
@@ -150,19 +155,32 @@ def _wanted(error: Exception) -> float | None:
     return float(wanted[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[wanted[2]] if wanted else None
 
 
-def compiler_report(compiled: Any, is_tpu: bool) -> dict[str, Any]:
+def step_flops(recipe: Recipe, state: TrainState, batch: PyTree, kind: str) -> float:
+    """The operations of a whole step in the form for a kind of device, "gpu" or "tpu", before it is compiled."""
+
+    def plain(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    with platform(kind):
+        traced = jax.jit(make_train_step(recipe)).trace(jax.tree.map(plain, state), jax.tree.map(plain, batch))
+    return traced.lower(lowering_platforms=("cuda" if kind == "gpu" else kind,)).cost_analysis()["flops"]
+
+
+def compiler_report(compiled: Any, kind: str) -> dict[str, Any]:
     """What the compiler says about a program.
 
     Args:
       compiled: a `jax.stages.Compiled`.
-      is_tpu: whether it is for a TPU, whose compiler also estimates cycles.
+      kind: of its devices: "cpu", "gpu" or "tpu". Only a TPU's compiler estimates cycles, and a GPU's neither counts
+        operations nor the bytes that are accessed.
 
     Returns:
-      For one device "memory", bytes by their use; "cost", operations, bytes and cycles; and "collectives", as
-      `hlo_text.collectives` has them.
+      For one device "memory", bytes by their use; "cost", operations, bytes and cycles, None if they are not known;
+      "collectives", as `hlo_text.collectives` has them; and for a GPU "launches" and "command_buffers", as in
+      `gpu_text`.
     """
-    cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
-    accessed = cost["bytes accessed"]
+    cost, memory, text = compiled.cost_analysis() or {}, compiled.memory_analysis(), compiled.as_text()
+    accessed, on_gpu = cost.get("bytes accessed"), kind == "gpu"
     parts = {
         "temporaries": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
@@ -172,10 +190,11 @@ def compiler_report(compiled: Any, is_tpu: bool) -> dict[str, Any]:
     return {
         "memory": {**parts, "total": sum(parts.values())},
         "cost": {
-            "flops": cost["flops"],
+            "flops": cost.get("flops"),
             "bytes_accessed": accessed,
-            "estimated_cycles": hlo_text.estimated_cycles(text) if is_tpu else None,
-            "main_memory_bytes": hlo_text.main_memory_bytes(text) if is_tpu else accessed,
+            "estimated_cycles": hlo_text.estimated_cycles(text) if kind == "tpu" else None,
+            "main_memory_bytes": accessed if kind == "cpu" else hlo_text.main_memory_bytes(text),
         },
         "collectives": hlo_text.collectives(text),
+        **({"launches": gpu_text.launches(text), "command_buffers": gpu_text.command_buffers(text)} if on_gpu else {}),
     }

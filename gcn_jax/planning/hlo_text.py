@@ -7,10 +7,10 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "al
 
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.+?) ({'|'.join(KINDS)})(-start)?\(", re.MULTILINE)
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.+?) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE)
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.+?) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE)
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ON_CHIP = "S(1)"  # in an array's layout, this stands for a TPU's fast memory
-_NO_TRAFFIC = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
+NO_TRAFFIC = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
@@ -33,24 +33,25 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def main_memory_bytes(text: str) -> int:
-    """Bytes that a TPU's program reads from and writes to main memory.
+    """Bytes that a program reads from and writes to main memory: for a TPU's or a GPU's text.
 
     The compiler's own "bytes accessed" also include what stays on the chip, and count a copy to the chip and its use
     there twice. Here each operation counts its operands and results in main memory, without the padding of their tiles.
+    A GPU's cache may serve a part of them, which the text does not say.
     """
     entry = text[text.index("\nENTRY") :]
     shapes: dict[str, str] = {}
     total = 0
-    for name, shape, operation, arguments in _INSTRUCTION.findall(entry):
+    for name, shape, operation, arguments in INSTRUCTION.findall(entry):
         shapes[name] = shape
         operands = [shapes.get(operand, "") for operand in dict.fromkeys(re.findall(r"%?([\w.-]+)", arguments))]
-        if operation in _NO_TRAFFIC or operation.endswith("-done"):
+        if operation in NO_TRAFFIC or operation.endswith("-done"):
             continue
         if operation in ("slice", "slice-start"):  # these read only what they copy
             result = _parts(shape)[1] if operation == "slice-start" else shape
             copied = sum(_num_bytes(dtype, dims) for dtype, dims, _ in _ARRAY.findall(result))
             total += copied * sum(_in_main_memory(part) > 0 for part in (operands[0], result))
-        elif operation.endswith("-start"):  # the shape of a start includes the operands
+        elif operation.endswith("-start") and operation != "all-reduce-start":  # the shape includes the operands
             total += _in_main_memory(operands[0]) + _in_main_memory(_parts(shape)[operation != "copy-start"])
         else:
             total += _in_main_memory(shape) + sum(map(_in_main_memory, operands))
