@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 TEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all faults check docs tutorial dist lock clean
+.PHONY: demo test test-all faults gpu-compile check docs tutorial dist lock clean
 
 demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, about 2 minutes
 	$(BIN)/python run.py --config=configs/shapes.py
@@ -20,6 +20,9 @@ test-all: .venv/installed-dev  ## all tests, at most 15 minutes on 2 cores
 
 faults: .venv/installed-dev  ## kills training at random moments, 20 and 5 times, and compares bit by bit, about 13 minutes
 	$(BIN)/python -m tests.faults
+
+gpu-compile: .venv/gpu/installed  ## compiles for NVIDIA GPUs without one, 3 GB of packages, then at most 10 minutes on 2 cores
+	.venv/gpu/bin/python -m pytest -n auto tests/test_gpu_plan.py tests/test_gpu_compile.py
 
 check: .venv/installed-dev  ## lint, format and types
 	$(BIN)/ruff check .
@@ -49,6 +52,12 @@ dist: .venv/installed-dev  ## the sdist and the wheel, checked; the wheel runs i
 
 .venv/installed-docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[docs]'
+	touch $@
+
+.venv/gpu/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv/gpu
+	.venv/gpu/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/gpu/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[plan-cuda]' pytest pytest-xdist
 	touch $@
 
 lock:  ## writes requirements.txt again, from pyproject.toml

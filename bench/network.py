@@ -41,20 +41,32 @@ class Work:
     Attributes:
       call: one step or forward pass; it returns when the device is done.
       flops: counts the operations of a call. It takes a while, so it is called after the first call has been timed.
-      peak: the most operations that the device can do per second; None: not known.
+      peak: the most operations that the device can do per second in its dtype; None: not known.
+      facts: what else is known after the calls, by name.
     """
 
     call: Callable[[], Any]
     flops: Callable[[], float] | None = None
     peak: float | None = None
+    facts: Callable[[], dict[str, Any]] = dict
+
+
+def config_and_recipe(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The config and the recipe of this project's network of VOC's classes."""
+    from gcn_jax import config as config_lib
+    from gcn_jax.config import settings
+
+    config = config_lib.default()
+    config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val", size=args.size)
+    config.num_steps = 1000
+    config.model.update(backbone=args.backbone, kernel_size=args.kernel_size, dtype=args.dtype, remat=args.remat)
+    return config, settings.recipe(config)
 
 
 def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     """One training step, or one forward pass, of this project."""
     import jax
 
-    from gcn_jax import config as config_lib
-    from gcn_jax.config import settings
     from gcn_jax.models import init_variables
     from gcn_jax.models.preprocessing import normalize
     from gcn_jax.planning.device_limits import device_limits
@@ -62,16 +74,12 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     from gcn_jax.training.step import init_state, jit_train_step, make_train_step
 
     return_memory()
-    config = config_lib.default()
-    config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val", size=args.size)
-    config.num_steps = 1000
-    config.model.update(backbone=args.backbone, kernel_size=args.kernel_size, dtype=args.dtype, remat=args.remat)
-    recipe = settings.recipe(config)
+    _, recipe = config_and_recipe(args)
     model = recipe.model
     variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
     limits = device_limits(jax.devices()[0])
-    peak = limits.flops if limits else None
+    peak = limits.flops_of(args.dtype) if limits else None
     if kind == "forward":
         variables, image = jax.device_put((variables, image))
 
@@ -89,7 +97,30 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
         state[0], metrics = compiled(state[0], data)
         jax.block_until_ready((state[0], metrics))
 
-    return Work(train, lambda: _flops(make_train_step(recipe), state[0], data), peak)
+    def facts() -> dict[str, Any]:
+        from gcn_jax.planning.compiled_step import compiler_report
+
+        stats = jax.devices()[0].memory_stats() or {}
+        plan = compiler_report(compiled, jax.devices()[0].platform)
+        return {
+            "peak GB": stats.get("peak_bytes_in_use", 0) / 1e9,
+            "GB by the plan": plan["memory"]["total"] / 1e9,
+            "launches": sum(plan.get("launches", {}).values()),
+            "of them in command buffers, by the plan": plan.get("command_buffers", {}).get("launches", 0),
+            **({f"ms of {name}, by the plan": 1e3 * seconds for name, seconds in _predicted(plan, limits).items()}),
+        }
+
+    return Work(train, lambda: _flops(make_train_step(recipe), state[0], data), peak, facts)
+
+
+def _predicted(plan: dict[str, Any], limits: Any) -> dict[str, float]:
+    """A GPU's seconds of memory traffic and launches, as `--mode=plan` estimates them."""
+    from gcn_jax.planning.gpu_targets import launch_seconds
+
+    if limits is None or "launches" not in plan:
+        return {}
+    memory = plan["cost"]["main_memory_bytes"] / limits.bandwidth
+    return {"memory traffic": memory, "launches": launch_seconds(plan["launches"], plan["command_buffers"])}
 
 
 def _flops(function: Callable[..., Any], *args: Any) -> float:
@@ -99,7 +130,7 @@ def _flops(function: Callable[..., Any], *args: Any) -> float:
     return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 
-def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -> Work:
+def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool, is_compiled: bool = False) -> Work:
     """The same in PyTorch: batch norm with fixed statistics and learnt scale and bias, SGD with momentum and decay."""
     import torch
 
@@ -109,6 +140,10 @@ def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model: Any = Twin(_CLASSES, _STAGES[args.backbone], 64, args.kernel_size).eval()
     model = model.to(device, memory_format=layout)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, in which XLA computes float32, too
+    if is_compiled:
+        model = torch.compile(model)
     image, label = images_and_labels(args.size, batch)
     pixels = torch.from_numpy(image).to(device)
     truth = torch.from_numpy(label).long().to(device)
@@ -133,7 +168,10 @@ def twin(kind: str, args: argparse.Namespace, batch: int, channels_last: bool) -
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return Work(forward if kind == "forward" else train)
+    def facts() -> dict[str, Any]:
+        return {"peak GB": torch.cuda.max_memory_allocated() / 1e9} if device == "cuda" else {}
+
+    return Work(forward if kind == "forward" else train, facts=facts)
 
 
 def _serve(connection: Connection, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
@@ -145,7 +183,10 @@ def _serve(connection: Connection, make: Callable[..., Work], arguments: tuple[A
     first = time.perf_counter() - start
     call()
     connection.send((first, work.flops and work.flops(), work.peak))
-    while connection.recv():
+    while asked := connection.recv():
+        if asked == "facts":
+            connection.send(work.facts())
+            continue
         start = time.perf_counter()
         call()
         connection.send(time.perf_counter() - start)
@@ -164,12 +205,17 @@ class Contestant:
         self._process.start()
         other.close()  # the process has it, too; if we kept it open, we would not notice that the process ended
         self.first_seconds, self.flops, self.peak = self._receive()
-        self._seconds: list[float] = []
+        self.seconds: list[float] = []
 
     def __call__(self) -> float:
-        self._connection.send(True)
-        self._seconds.append(self._receive())
-        return self._seconds[-1]
+        self._connection.send("call")
+        self.seconds.append(self._receive())
+        return self.seconds[-1]
+
+    def facts(self) -> dict[str, Any]:
+        """What the contestant tells of itself."""
+        self._connection.send("facts")
+        return self._receive()
 
     def _receive(self) -> Any:
         try:
@@ -180,7 +226,7 @@ class Contestant:
 
     def flops_per_second(self, flops: float) -> float:
         """Operations per second, by the median time of a call."""
-        return flops / statistics.median(self._seconds)
+        return flops / statistics.median(self.seconds)
 
     def peak_gigabytes(self) -> float:
         """The most memory that the process has held so far, in GB (Linux)."""

@@ -28,6 +28,8 @@ XLA_CACHE = ROOT / ".pytest_cache" / "xla" / _this_cpu()
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # these two: so that JAX loads a GPU's compiler, where it is installed
+os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(XLA_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

@@ -14,7 +14,8 @@ from gcn_jax.checkpoints.best import Best
 from gcn_jax.checkpoints.manager import Checkpoints, load_variables
 from gcn_jax.config import settings
 from gcn_jax.errors import UserError
-from gcn_jax.models import init_variables
+from gcn_jax.models import DECODERS, init_variables
+from gcn_jax.models.heads import HEADS
 from gcn_jax.models.ops import xla
 from gcn_jax.runtime import compilation
 from gcn_jax.runtime.compilation import options, platform_jit
@@ -73,10 +74,15 @@ def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platfo
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"norm": "train"}, {"head": "stack3x3", "head_width": 8}, {"backbone": "resnet50_gcn"}]
+    "changes",
+    [
+        *({}, {"norm": "train"}, {"head": "stack3x3", "head_width": 8}, {"backbone": "resnet50_gcn"}),
+        *(pytest.param({"decoder": name}, marks=pytest.mark.slow) for name in DECODERS),
+        *(pytest.param({"head": name, "head_width": 8}, marks=pytest.mark.slow) for name in HEADS[1:]),
+    ],
 )
 def test_a_gpu_can_repeat_a_step(config, changes):
-    """XLA has no repeatable form of `select-and-scatter` on a GPU, and a slow one of scatters."""
+    """XLA's repeatable forms of scatters and of `select-and-scatter` on a GPU sort, which is slow."""
     config.model.update(changes)
     recipe = settings.recipe(config)
     model = recipe.model

@@ -163,6 +163,7 @@ _DEFAULTS: dict[str, Any] = {
         "pixels": (0.5, 0.5),  # a row and a column, as fractions of the height and width; and so on
         "images": 8,  # of data.eval, that the gradients are averaged over
     },
+    "repeatable": True,  # a GPU gives the same bits at each call; False: it may choose faster operations
     "mesh": {"data": -1, "space": 1},  # devices over batch rows and over image rows; -1: all that are left
     "plan": {"topology": ""},  # of --mode=plan, such as v5e:2x4 or h100:8; empty: the local devices
     "distributed": {  # training over several processes, which share the workdir

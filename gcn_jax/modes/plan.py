@@ -43,7 +43,8 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     check_divides(mesh, settings.batch_sizes(config), config.data.size)
     recipe = settings.recipe(config)
     state, batch = abstract_inputs(recipe, mesh, *sizes)
-    compiled = compile_step(recipe, mesh, state, batch, description(topology), settings.cache_dir(config))
+    cache_dir = settings.cache_dir(config)
+    compiled = compile_step(recipe, mesh, state, batch, description(topology), cache_dir, config.repeatable)
     own = compiled.get("memory", {})
     memory = {
         "parameters": bytes_on_a_device(state.params),
@@ -69,6 +70,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         "kernel_size": config.model.kernel_size,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
+        "repeatable": config.repeatable,
         "memory": memory,
         "fits": fits,
         "advice": [*gpu_advice(config, memory, fits), *([] if fits else advice(config, mesh, len(devices)))],
@@ -113,11 +115,9 @@ def estimates(compiled: dict[str, Any], mesh: Mesh) -> dict[str, float]:
     limits = device_limits(mesh.devices.flat[0])
     if limits is None or "launches" not in compiled:
         return {}
-    captured = compiled["command_buffers"]["launches"]
-    alone = sum(compiled["launches"].values()) - captured + compiled["command_buffers"]["count"]
     return {
         "memory_seconds": compiled["cost"]["main_memory_bytes"] / limits.bandwidth,
-        "launch_seconds": alone * gpu_targets.LAUNCH + captured * gpu_targets.CAPTURED_LAUNCH,
+        "launch_seconds": gpu_targets.launch_seconds(compiled["launches"], compiled["command_buffers"]),
     }
 
 

@@ -157,7 +157,7 @@ def train(
     if jax.process_index() == 0:
         saved_config.save(config, workdir)
         write_json(workdir / RunFile.IMAGES, start.images)
-    first, train_step = int(state.step), jit_train_step(start.recipe, mesh)
+    first, train_step = int(state.step), jit_train_step(start.recipe, mesh, config.repeatable)
     due = Due(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
     with (
         closing(RunLog(workdir, first, jax.process_index() == 0, config.loggers, config.to_dict())) as run_log,

@@ -85,7 +85,13 @@ def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> 
 
 
 def compile_step(
-    recipe: Recipe, mesh: Mesh, state: TrainState, batch: PyTree, described: str, cache_dir: pathlib.Path
+    recipe: Recipe,
+    mesh: Mesh,
+    state: TrainState,
+    batch: PyTree,
+    described: str,
+    cache_dir: pathlib.Path,
+    repeatable: bool = True,
 ) -> dict[str, Any]:
     """Compiles the training step and returns what the compiler says about it.
 
@@ -97,12 +103,13 @@ def compile_step(
       state, batch: from `abstract_inputs`.
       described: how the devices are described to the compiler; empty: they are the local ones.
       cache_dir: the folder for caches.
+      repeatable: as for `jit_train_step`.
 
     Returns:
       For one device what is in `compiler_report`; or, if its memory is too small, "wanted", the bytes that the step
       needs (None if the compiler does not say). Also "seconds", which compiling took, and "compiler", the versions.
     """
-    lowered = jit_train_step(recipe, mesh).lower(state, batch)
+    lowered = jit_train_step(recipe, mesh, repeatable).lower(state, batch)
     device = mesh.devices.flat[0]
     compiler = {"jax": importlib.metadata.version("jax")}
     if package := {"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}.get(device.platform):
@@ -113,7 +120,7 @@ def compile_step(
         device.device_kind,
         described,
         compiler,
-        compilation.options(recipe.model.dtype, mesh, repeatable=True),
+        compilation.options(recipe.model.dtype, mesh, repeatable),
     )
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     cache = cache_dir / "plans" / f"{digest}.json"

@@ -144,3 +144,10 @@ def description(card: str) -> str:
         f'platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 28 }} runtime_version {{ major: 13 }} '
         f'device_description_str: "{gpu.kind}"'
     )
+
+
+def launch_seconds(launches: dict[str, int], command_buffers: dict[str, int]) -> float:
+    """How long a step's launches take at least, by an assumption; both as `gpu_text` counts them."""
+    captured = command_buffers["launches"]
+    alone = sum(launches.values()) - captured + command_buffers["count"]
+    return alone * LAUNCH + captured * CAPTURED_LAUNCH

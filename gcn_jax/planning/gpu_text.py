@@ -21,8 +21,8 @@ _COSTLY = {  # operation in a fusion -> the fusion's kind, the first that it has
 # of cuDNN and collectives are none of them (jax 0.10.2; `tests/test_gpu_plan.py` compares with XLA's own count).
 _CAPTURED = {"fusion", "copy", "sort"}
 _LEAST_CAPTURED = 5
-# Their order of additions, or of writes, may differ between calls: XLA's `AssertNonDeterminismIsOkay` refuses the one,
-# `ScatterDeterminismExpander` rewrites the other, unless its indices are unique.
+# Their order of additions, or of writes, may differ between calls: XLA refuses, or sorts first, what has not unique
+# indices if it is asked for repeatable operations (`AssertNonDeterminismIsOkay`, `ScatterDeterminismExpander`).
 _NOT_REPEATABLE = re.compile(r"^\s+(?:ROOT )?%?(\S+) = .+? (select-and-scatter|scatter)\((.*)$", re.MULTILINE)
 
 

@@ -82,7 +82,7 @@ def options(dtype: DTypeLike, mesh: Mesh | None = None, repeatable: bool = False
       dtype: of the computation.
       mesh: of devices; None: the default ones.
       repeatable: whether a GPU, too, has to give the same bits at each call. XLA's convolutions, products and scatters
-        otherwise may not; with this it refuses a `select-and-scatter`, and floats are scattered slowly.
+        otherwise may not; with this it sorts before it scatters, the gradient of its pooling, too, which is slow.
     """
     platform = platform_of(mesh)
     wanted: dict[str, str | bool] = {}

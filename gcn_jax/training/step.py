@@ -130,12 +130,13 @@ def make_train_step(recipe: Recipe) -> Callable[[TrainState, Batch], tuple[Train
     return train_step
 
 
-def jit_train_step(recipe: Recipe, mesh: Mesh | None = None) -> Any:
+def jit_train_step(recipe: Recipe, mesh: Mesh | None = None, repeatable: bool = True) -> Any:
     """The step, jitted as training runs it: the state is donated, and the same input gives the same bits each time.
 
     Args:
       recipe: of the step.
       mesh: of devices; None: the default device.
+      repeatable: False: a GPU may give other bits each time.
     """
     step = make_train_step(recipe)
-    return platform_jit(step, recipe.model.dtype, mesh, repeatable=True, donate_argnums=0)
+    return platform_jit(step, recipe.model.dtype, mesh, repeatable=repeatable, donate_argnums=0)

@@ -40,7 +40,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from . import cpu, plain, products, tpu
 from .plain import DENSE, depth_to_space
 from .shift import add_shift, sum_to_channels
-from .xla import after, is_on_mesh, is_plain, select, traced_once
+from .xla import after, apart, is_on_mesh, is_plain, select, traced_once
 
 __all__ = ["Dtype", "Stride", "add_shift", "conv2d", "conv_transpose2d", "max_pool", "scaled_conv2d"]
 
@@ -104,7 +104,8 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: Stride = 1) -> jax.Array:
     if is_plain():
         return plain.convolve(x, kernel, stride)
     if kernel.shape[:2] == (1, 1):
-        return _conv2d(x[:, :: stride[0], :: stride[1]], kernel, DENSE)
+        x = x if stride == DENSE else apart(x[:, :: stride[0], :: stride[1]])
+        return _conv2d(x, kernel, DENSE)
     return _conv2d(x, kernel, stride)
 
 
