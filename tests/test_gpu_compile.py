@@ -20,7 +20,7 @@ from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import DECODERS, variable_shapes
 from gcn_jax.models.heads import HEADS
 from gcn_jax.planning import gpu_text, hlo_text
-from gcn_jax.planning.compiled_step import abstract_inputs, step_flops
+from gcn_jax.planning.compiled_step import abstract_inputs, compiled_without_device, step_flops
 from gcn_jax.planning.topologies import devices_of
 from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.runtime.mesh import batch_sharding, make_mesh, replicated
@@ -64,7 +64,7 @@ def check_convolutions(text, dtype):
 )
 def test_a_step_compiles(config, dtype, data, space, card):
     config.model.dtype, config.data.size = dtype, 64 if space == 1 else 32 * space  # one row of res-5
-    compiled = lowered_step(config, data, space, card).compile()
+    compiled = compiled_without_device(lowered_step(config, data, space, card))
     text = compiled.as_text()
     if card != "t4":  # which computes in float32
         check_convolutions(text, dtype)
@@ -82,7 +82,7 @@ def test_a_step_compiles(config, dtype, data, space, card):
 def test_every_decoder_and_head_repeats_a_step(config, changes, devices):
     """Not by a scatter that XLA sorts for it, which is slow."""
     config.model.update(changes)
-    text = lowered_step(config, devices).compile().as_text()
+    text = compiled_without_device(lowered_step(config, devices)).as_text()
     assert gpu_text.not_repeatable(text) == []
     assert not {"while", "scatter", "sort"} & set(gpu_text.launches(text))
 
@@ -131,7 +131,8 @@ def test_an_evaluation_compiles(config, devices):
     labeller = Labeller(recipe.model, recipe.preprocessing, settings.protocol(config), mesh)
     variables = on_one_gpu(variable_shapes(recipe.model), mesh, replicated)
     images = on_one_gpu(jax.ShapeDtypeStruct((devices, 64, 64, 3), jnp.uint8), mesh, batch_sharding)
-    text = labeller._maps.lower(variables, images, ("labels", "probabilities"), None).compile().as_text()
+    lowered = labeller._maps.lower(variables, images, ("labels", "probabilities"), None)
+    text = compiled_without_device(lowered).as_text()
     check_convolutions(text, "bfloat16")
     assert not hlo_text.collectives(text), "an image stays on its device"
 

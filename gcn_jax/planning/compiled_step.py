@@ -145,13 +145,28 @@ def compile_step(
 
 def _with_progress(lowered: Any) -> Any:
     """Compiles a lowered program and meanwhile shows the seconds that have passed."""
-    compiling = concurrent.futures.ThreadPoolExecutor(1).submit(lowered.compile)
+    compiling = concurrent.futures.ThreadPoolExecutor(1).submit(compiled_without_device, lowered)
     with bar("compiling", None, "s") as clock:
         while True:
             try:
                 return compiling.result(1)
             except concurrent.futures.TimeoutError:
                 clock.update()
+
+
+def compiled_without_device(lowered: Any) -> Any:
+    """Compiles a lowered program whose devices need not be there.
+
+    For some products XLA (jax 0.10.2) knows tiles for a GPU only by timing them on one. Then all products are calls of
+    cuBLAS, and a line says so.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "Couldn't find output tile sizes" not in str(error):
+            raise
+    say("XLA cannot choose the tiles of a product without a GPU: here all products are calls of cuBLAS")
+    return lowered.compile({"xla_gpu_enable_triton_gemm": False})
 
 
 def _wanted(error: Exception) -> float | None:

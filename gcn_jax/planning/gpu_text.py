@@ -46,8 +46,8 @@ def launches(text: str) -> dict[str, int]:
 def command_buffers(text: str) -> dict[str, int]:
     """How many of the launches XLA joins to command buffers, and to how many: {"count": ..., "launches": ...}."""
     runs = [0]
-    for operation, _ in _launched(text):
-        if operation in _CAPTURED:
+    for operation, line in _launched(text):
+        if operation in _CAPTURED or (operation == "custom-call" and "__cublas" in line):
             runs[-1] += 1
         else:
             runs.append(0)
