@@ -78,7 +78,10 @@ def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platfo
     [
         *({}, {"norm": "train"}, {"head": "stack3x3", "head_width": 8}, {"backbone": "resnet50_gcn"}),
         *(pytest.param({"decoder": name}, marks=pytest.mark.slow) for name in DECODERS),
-        *(pytest.param({"head": name, "head_width": 8}, marks=pytest.mark.slow) for name in HEADS[1:]),
+        *(
+            pytest.param({"head": name, "head_width": 8, "kernel_size": 5}, marks=pytest.mark.slow)
+            for name in HEADS[1:]
+        ),
     ],
 )
 def test_a_gpu_can_repeat_a_step(config, changes):

@@ -37,7 +37,9 @@ def launches(text: str) -> dict[str, int]:
     """
     computations = dict(_COMPUTATION.findall(text))
     found: dict[str, int] = {}
-    for operation, line in _launched(text):
+    for operation, line in _operations_of(text[text.index("\nENTRY") :]):
+        if operation.endswith("-done"):
+            continue
         kind = _kind(operation, line, computations)
         found[kind] = found.get(kind, 0) + 1
     return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -45,8 +47,8 @@ def launches(text: str) -> dict[str, int]:
 
 def command_buffers(text: str) -> dict[str, int]:
     """How many of the launches XLA joins to command buffers, and to how many: {"count": ..., "launches": ...}."""
-    runs = [0]
-    for operation, line in _launched(text):
+    runs = [0]  # that something else, or the end of a collective, ends
+    for operation, line in _operations_of(text[text.index("\nENTRY") :]):
         if operation in _CAPTURED or (operation == "custom-call" and "__cublas" in line):
             runs[-1] += 1
         else:
@@ -64,11 +66,10 @@ def not_repeatable(text: str) -> list[str]:
     ]
 
 
-def _launched(text: str) -> list[tuple[str, str]]:
-    """The operation and the line of each launch of the entry computation, in its order."""
-    entry = text[text.index("\nENTRY") :]
-    found = [(match[3], entry[match.start() : entry.index("\n", match.end())]) for match in INSTRUCTION.finditer(entry)]
-    return [(operation, line) for operation, line in found if operation not in NO_TRAFFIC and operation[-5:] != "-done"]
+def _operations_of(part: str) -> list[tuple[str, str]]:
+    """The operation and the line of all that a computation does, in its order."""
+    found = [(match[3], part[match.start() : part.index("\n", match.end())]) for match in INSTRUCTION.finditer(part)]
+    return [(operation, line) for operation, line in found if operation not in NO_TRAFFIC]
 
 
 def _kind(operation: str, line: str, computations: dict[str, str]) -> str:
