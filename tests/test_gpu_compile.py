@@ -46,7 +46,7 @@ def lowered_step(config, data=1, space=1, card="h100"):
 
 def check_convolutions(text, dtype):
     """There are some, and all have the network's dtype."""
-    dtypes = re.findall(r' = \((\w+)\[[^=]*custom_call_target="__cudnn\$conv', text)
+    dtypes = re.findall(r' = \((\w+)\[.*custom_call_target="__cudnn\$conv', text)
     assert len(dtypes) == gpu_text.launches(text)["convolution"] > 0
     assert set(dtypes) == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
 

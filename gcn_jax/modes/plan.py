@@ -129,8 +129,7 @@ def gpu_advice(config: ml_collections.ConfigDict, memory: dict[str, Any], fits: 
     found = []
     if fits and gpu.flops is None and config.model.dtype == "bfloat16":
         found.append(
-            f"--config.model.dtype=float32: a {gpu.kind} has no units for bfloat16, which only saves memory there; it "
-            f"is computed in float32"
+            f"--config.model.dtype=float32: a {gpu.kind} has no units for bfloat16, so XLA computes it in float32"
         )
     if not fits and memory["total"] is not None and memory["total"] < 0.9 * gpu.memory:
         found.append("XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 in the environment: JAX takes 0.75 of a GPU's memory without")
