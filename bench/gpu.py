@@ -55,16 +55,27 @@ def device(args: argparse.Namespace, tell: Measured) -> None:
 def step(dtype: str, batch: int, args: argparse.Namespace, tell: Measured) -> None:
     """The time of a training step, ours and PyTorch's, in turns; and what the plan says of ours."""
     options = argparse.Namespace(**vars(args), dtype=dtype, remat=False)
-    makers: dict[str, tuple[Any, ...]] = {
-        "ours": (network.ours, "train_step", options, batch),
-        "PyTorch": (network.twin, "train_step", options, batch, True),
-        "PyTorch, compiled": (network.twin, "train_step", options, batch, True, True),
-    }
-    if not importlib.util.find_spec("torch"):
-        makers = {"ours": makers["ours"]}
+    makers: dict[str, tuple[Any, ...]] = {"ours": (network.ours, "train_step", options, batch)}
+    twin = (network.twin, "train_step", options, batch, True)
+    if importlib.util.find_spec("torch"):
+        makers["PyTorch"] = twin
+    else:
         tell("PyTorch", "left out: torch is not installed")
+    ready = _started(makers, tell)
+    _in_turns(ready, args.rounds, tell)
+    for name, contestant in ready.items():
+        for fact, value in contestant.facts().items():
+            tell(f"{name}: {fact}", value)
+    if "PyTorch" in makers and dtype == "bfloat16":  # last, since its compiler may not work here, or take long
+        ready |= _started({"PyTorch, compiled": (*twin, True)}, tell)
+        if "PyTorch, compiled" in ready:
+            _in_turns(ready, args.rounds, tell)
+
+
+def _started(makers: dict[str, tuple[Any, ...]], tell: Measured) -> dict[str, network.Contestant]:
+    """Those contestants that can be started; their compilers run at the same time."""
     ready: dict[str, network.Contestant] = {}
-    with ThreadPoolExecutor(len(makers)) as pool:  # so that their compilers run at the same time
+    with ThreadPoolExecutor(len(makers)) as pool:
         starting = {name: pool.submit(network.Contestant, *maker) for name, maker in makers.items()}
         for name, future in starting.items():
             try:
@@ -72,14 +83,18 @@ def step(dtype: str, batch: int, args: argparse.Namespace, tell: Measured) -> No
                 tell(f"{name}: first call, s", ready[name].first_seconds)
             except ChildProcessError as error:
                 tell(name, f"left out: {error}")
-    for i in range(args.rounds):
+    return ready
+
+
+def _in_turns(ready: dict[str, network.Contestant], rounds: int, tell: Measured) -> None:
+    """Times all that are ready, and tells the medians, and our ratio to each of the others."""
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    for i in range(rounds):
         for name in list(ready)[:: -1 if i % 2 else 1]:
-            ready[name]()
-    seconds = {name: statistics.median(contestant.seconds) for name, contestant in ready.items()}
-    for name, contestant in ready.items():
-        tell(f"{name}: ms", 1e3 * seconds[name])
-        for fact, value in contestant.facts().items():
-            tell(f"{name}: {fact}", value)
+            times[name].append(ready[name]())
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    for name, value in seconds.items():
+        tell(f"{name}: ms", 1e3 * value)
     if ours := ready.get("ours"):
         if ours.peak and ours.flops:
             tell("ours: MFU", ours.flops / seconds["ours"] / ours.peak)
