@@ -42,7 +42,7 @@ def carry_over(
         np.array_equal(np.subtract(wanted[name].shape, found[name].shape), (len(classes) - len(old)) * channels[name])
         for name in shared
     )
-    if not fits or any(not name.startswith(("refine_", "score_res", "auxiliary")) for name in single):
+    if not fits or any(not name.startswith(("refine_", "score_res", "auxiliary", "crf")) for name in single):
         copied = {name: np.asarray(found[name]) for name in shared if name.split("/")[1] == "backbone"}
         lines = [
             "the backbone alone carries over: the rest has another config.model.head, kernel_size, head_width, "

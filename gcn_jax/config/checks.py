@@ -9,7 +9,7 @@ import ml_collections
 
 from gcn_jax import crf
 from gcn_jax.config import serving, settings
-from gcn_jax.config.decoders import check_decoder
+from gcn_jax.config.decoders import check_crf, check_decoder
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
 from gcn_jax.data import bands, outputs
@@ -270,6 +270,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if not is_fine:
             raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
     _check_bands(config)
+    check_crf(config)
     if config.data.multi_label:
         _check_multi_label(config)
 

@@ -1,8 +1,12 @@
-"""What a config may ask of a decoder: statistics of its norms, a second head's loss."""
+"""What a config may ask of a decoder: statistics of its norms, a second head's loss, a CRF on top of it."""
+
+import math
 
 import ml_collections
 
 from gcn_jax.config.defaults import default
+from gcn_jax.crf import LAYERS
+from gcn_jax.data import bands
 from gcn_jax.errors import UserError
 from gcn_jax.models import DECODERS, Network
 
@@ -33,3 +37,28 @@ def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
             f"config.loss.auxiliary={config.loss.auxiliary} has no effect without config.model.auxiliary=True, "
             "fused_scales or decoder=lrr"
         )
+
+
+def check_crf(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` for a CRF inside the network that is unknown, or that cannot go with the rest."""
+    model, rates, known = config.model, config.optimizer.crf_rates, default()
+    if model.crf not in ("", *LAYERS):
+        raise UserError(f"config.model.crf must be one of {', '.join(LAYERS)}, or empty. Got {model.crf!r}")
+    iterations = model.crf_iterations
+    if len(iterations) != 2 or not all(isinstance(number, int) and number >= 0 for number in iterations):
+        raise UserError(f"config.model.crf_iterations must be two whole numbers, such as 5,10. Got {iterations!r}")
+    if len(rates) != 2 or not all(0 <= rate < math.inf for rate in rates):
+        raise UserError(f"config.optimizer.crf_rates must be two numbers, 0 or more, such as 10,1. Got {rates!r}")
+    if model.crf != "rnn" and tuple(iterations) != known.model.crf_iterations:
+        raise UserError(f"config.model.crf_iterations={iterations!r} has no effect without config.model.crf=rnn")
+    if not model.crf and tuple(rates) != known.optimizer.crf_rates:
+        raise UserError(
+            f"config.optimizer.crf_rates={rates!r} has no effect without config.model.crf={' or '.join(LAYERS)}"
+        )
+    for is_set, what in (
+        (config.eval.crf, "config.eval.crf, a second CRF: leave one of them out"),
+        (config.data.multi_label, "config.data.multi_label: it gives each pixel one class"),
+        (bands.parse(config.data.channels), "bands in config.data.channels: it needs colours, RGB or BGR"),
+    ):
+        if model.crf and is_set:
+            raise UserError(f"config.model.crf={model.crf} does not go with {what}")

@@ -13,7 +13,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 BACKBONE = ("backbone", "width", "stem", "stem_width", "strides_in")
 # The same for the whole model; equal in every checkpoint that a run may go on from.
 _GCN = ("head", "kernel_size", "head_width", "branches", "boundary_refine")
-ARCHITECTURE = (*BACKBONE, "decoder", "output_stride", "auxiliary", "fused_scales", *_GCN)
+ARCHITECTURE = (*BACKBONE, "decoder", "output_stride", "auxiliary", "fused_scales", "crf", *_GCN)
 
 PREPROCESSING = ("channels", "mean", "std", "depth")  # of config.data: what a model's input is
 
@@ -52,6 +52,8 @@ _DEFAULTS: dict[str, Any] = {
         "output_stride": 0,  # of the backbone, 8, 16 or 32; 0: the decoder's own, as published
         "auxiliary": False,  # a second head on res-4, in training alone
         "fused_scales": (),  # DeepLab-v2's (0.75, 0.5): the maxima of the scores of images at these scales, too
+        "crf": "",  # or "rnn", "dpn": a CRF as the last layers, trained with the rest; see docs/crf.md
+        "crf_iterations": (5, 10),  # of "rnn", in training and afterwards
         "strides_in": "v1.5",
         "norm": "frozen",
         "freeze": "",
@@ -108,6 +110,7 @@ _DEFAULTS: dict[str, Any] = {
         "betas": (),  # of "adamw" and "lion"; empty: their papers'
         "weight_decay": 5e-4,
         "backbone_rate": 1.0,  # the backbone's learning rate to that of the rest; model.freeze fixes it
+        "crf_rates": (10.0, 1.0),  # the same of model.crf's filters, and of its compatibility
         "layer_decay": 1.0,  # a further factor for each stage of the backbone, from the heads down
         "decay": "all",  # or "kernels": what weight decay applies to
         "loss": "mean",  # over non-void pixels, or their "sum"

@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from gcn_jax.config.defaults import IMAGENET_MEAN, IMAGENET_STD, PREPROCESSING
+from gcn_jax.crf import LAYERS
 from gcn_jax.data import bands, sources
 from gcn_jax.data.batches import Augmentation, Reading
 from gcn_jax.data.sources import Datasets
@@ -94,10 +95,15 @@ def model_from(config: ml_collections.ConfigDict) -> Network:
     """The model of a config; raises `UserError` naming the key of a wrong value."""
     num_classes = spec_from(config).num_classes
     chosen = bands.parse(config.data.channels)
+    options = {key: value for key, value in config.model.items() if not key.startswith("crf")}
     try:
-        return build_model(num_classes, channels=len(chosen) or 3, **config.model)
+        model = build_model(num_classes, channels=len(chosen) or 3, **options)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
+    if not config.model.crf:
+        return model
+    options = {"iterations": tuple(config.model.crf_iterations)} if config.model.crf == "rnn" else {}
+    return model.clone(crf=LAYERS[config.model.crf](preprocessing(config), **options))
 
 
 def unmeasured(config: ml_collections.ConfigDict) -> list[str]:
@@ -130,7 +136,8 @@ def reading(config: ml_collections.ConfigDict) -> Reading:
 
 def solver(config: ml_collections.ConfigDict) -> Solver:
     """How parameters are updated."""
-    return _of_group(Solver, config.optimizer, num_steps=config.num_steps)
+    rates = tuple(config.optimizer.crf_rates) if config.model.crf else ()
+    return _of_group(Solver, config.optimizer, num_steps=config.num_steps, crf_rates=rates)
 
 
 def loss(config: ml_collections.ConfigDict, pixels: np.ndarray | None = None) -> Loss:

@@ -12,15 +12,20 @@ from gcn_jax.crf.dense_crf import (
     refine,
 )
 from gcn_jax.crf.params import FORMAT, Params, check_params, parse
+from gcn_jax.crf.recurrent import RecurrentCRF
+
+LAYERS = {"rnn": RecurrentCRF}  # modules that refine a network's logits, see `gcn_jax.models.Network`
 
 __all__ = [
     "FILTERS",
     "FORMAT",
     "LARGEST",
     "LARGEST_EXACT",
+    "LAYERS",
     "LEAST_PROBABILITY",
     "MOST_VALUES",
     "Params",
+    "RecurrentCRF",
     "check_params",
     "features",
     "log_probabilities",

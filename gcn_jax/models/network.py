@@ -23,6 +23,7 @@ class Network(nn.Module):
       auxiliary: a second decoder, of training alone; None: there is none.
       fused_scales: the images are also scored at these scales, and the largest score of each class counts
         (DeepLab-v2); in training those of each scale have a loss, too.
+      crf: refines the logits by the images, one of `gcn_jax.crf.LAYERS`; None: nothing does.
       dtype, convolutions, channels: see `build_model`.
 
     Examples:
@@ -41,6 +42,7 @@ class Network(nn.Module):
     convolutions: str = "fast"
     channels: int = 3
     fused_scales: tuple[float, ...] = ()
+    crf: nn.Module | None = None
 
     @property
     def num_classes(self) -> int:
@@ -69,7 +71,9 @@ class Network(nn.Module):
             if self.auxiliary is not None and (train or self.is_initializing()):
                 self._keep(self.auxiliary(features, images.shape[1:3], train).astype(jnp.float32))
             logits = self.decoder(features, images.shape[1:3], train).astype(jnp.float32)
-            return self._fused(logits, images, train) if self.fused_scales else logits
+            if self.fused_scales:
+                logits = self._fused(logits, images, train)
+            return logits if self.crf is None else self.crf(images, logits, train)
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """The features that the scores are made of: ``model.apply(variables, images, method="features")``.

@@ -77,6 +77,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, A
         raise UserError(f"config.data.channels={config.data.channels}: the CRF needs colours; it has no use for bands")
     if config.data.multi_label:
         raise UserError("config.data.multi_label=True: the CRF gives each pixel one class")
+    if config.model.crf:
+        raise UserError(
+            f"config.model.crf={config.model.crf}: the network has a CRF of its own, with learnt parameters"
+        )
     make_workdir(workdir)
     texts = combinations(config.crf_search)
     step, variables = load_trained(workdir, config.eval.checkpoint)

@@ -78,7 +78,8 @@ def reestimate_statistics(
 def _following_all(model: Network, part: str) -> Network:
     """The model whose norms, of this part, take on the last batch's statistics."""
     backbone = model.backbone.clone(norm="frozen" if part == "decoder" else "train", momentum=0.0, freeze="")
-    return model.clone(backbone=backbone, decoder=_following(model.decoder), auxiliary=_following(model.auxiliary))
+    heads = {"decoder": _following(model.decoder), "auxiliary": _following(model.auxiliary)}
+    return model.clone(backbone=backbone, **heads, crf=None)  # which has no norms
 
 
 def _following(module: Any) -> Any:

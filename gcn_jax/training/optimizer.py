@@ -33,6 +33,7 @@ class Solver:
         learning rate off the parameter.
       decay: which parameters decay, "all" or "kernels".
       backbone_rate: the backbone's learning rate, as a multiple of the others'.
+      crf_rates: the same of a CRF inside the network: of its filters, and of its compatibility; empty: there is none.
       layer_decay: a further factor for each stage of the backbone, from the heads down: res5 has it once, res4 twice,
         what comes before res2 five times.
       accumulate: number of batches for one update, which is made from the mean of their gradients.
@@ -51,6 +52,7 @@ class Solver:
     weight_decay: float = 5e-4
     decay: str = "all"
     backbone_rate: float = 1.0
+    crf_rates: tuple[float, ...] = ()
     layer_decay: float = 1.0
     accumulate: int = 1
     clip_norm: float = 0.0
@@ -115,6 +117,7 @@ def make_optimizer(solver: Solver) -> optax.GradientTransformation:
         *_rule(solver, _is_decayed(solver.decay)),
         optax.masked(optax.scale(solver.backbone_rate), is_backbone) if solver.backbone_rate != 1 else optax.identity(),
         *([optax.stateless(_scale_by_depth(solver.layer_decay))] if solver.layer_decay != 1 else []),
+        *([optax.stateless(_scale_crf(solver.crf_rates))] if solver.crf_rates else []),
     )
     if solver.accumulate == 1:
         return chain
@@ -150,6 +153,15 @@ def _scale_by_depth(factor: float) -> Callable[[Any, Any], Any]:
         factors = {name: factor ** (6 - depth(name)) for name in updates["backbone"]}
         layers = {name: optax.tree.scale(factors[name], layer) for name, layer in updates["backbone"].items()}
         return {**updates, "backbone": layers}
+
+    return scale
+
+
+def _scale_crf(rates: tuple[float, ...]) -> Callable[[Any, Any], Any]:
+    def scale(updates: dict[str, Any], params: Any) -> dict[str, Any]:
+        del params
+        scaled = {name: rates[name == "compatibility"] * update for name, update in updates["crf"].items()}
+        return {**updates, "crf": scaled}
 
     return scale
 
