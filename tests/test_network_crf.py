@@ -14,10 +14,10 @@ from gcn_jax.checkpoints import model_file
 from gcn_jax.checkpoints.carry_over import carry_over
 from gcn_jax.config import settings
 from gcn_jax.config.checks import validate
-from gcn_jax.crf import inputs, lattice, recurrent
+from gcn_jax.crf import inputs, lattice, parsing, recurrent
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
-from gcn_jax.models import init_variables
+from gcn_jax.models import build_model, init_variables
 from gcn_jax.models.preprocessing import Preprocessing, normalize
 from gcn_jax.modes import crf_search, export
 from gcn_jax.runtime.mesh import make_mesh, replicated
@@ -170,10 +170,10 @@ def test_what_counts_as_padding():
         np.testing.assert_array_equal(inputs.is_inside(seen, preprocessing), is_inside)
 
 
-@pytest.fixture
-def with_crf(config):
+@pytest.fixture(params=crf.LAYERS)
+def with_crf(config, request):
     """A tiny model with a CRF on 64 x 64 pixels."""
-    config.model.crf = "rnn"
+    config.model.crf = request.param
     validate(config)
     return config
 
@@ -216,11 +216,25 @@ def test_it_starts_from_a_run_without(config):
     assert carry_over(trained, variables, plain, names, names)[1] == ["crf is left behind"]
 
 
-def test_its_learning_rates(with_crf):
+def test_further_classes(config):
+    """Of a model with DPN's layers the old classes' contexts move to their new places."""
+    old, new = ["background", "cat", "dog"], ["background", "owl", "dog", "cat"]
+    layer = crf.DeepParsing(RGB)
+    before, after = (build_model(len(names), "resnet14", 3, width=4).clone(crf=layer) for names in (old, new))
+    trained, fresh = init_variables(before, 1), init_variables(after, 2)
+    carried, _ = carry_over(fresh, trained, after, new, old)
+    found, given = (
+        x["params"]["crf"]["compatibility"].reshape(9, 9, -1, 5, n) for x, n in ((carried, 4), (trained, 3))
+    )
+    np.testing.assert_array_equal(found[:, :, [0, 3, 2]][..., [0, 3, 2]], given)
+    assert not found[:, :, 1][..., [0, 2, 3]].any(), "what leads from the new class to the old ones"
+
+
+def test_its_learning_rates(config):
     """The filters' and the compatibility's, as multiples of the rest's."""
-    with_crf.optimizer.crf_rates = (10.0, 0.5)
-    with_crf.optimizer.weight_decay = 0.0
-    optimizer, rate = make_optimizer(settings.solver(with_crf)), with_crf.optimizer.learning_rate
+    config.model.crf = "rnn"
+    config.optimizer.update(crf_rates=(10.0, 0.5), weight_decay=0.0)
+    optimizer, rate = make_optimizer(settings.solver(config)), config.optimizer.learning_rate
     params = {"backbone": {"bias": 1.0}, "crf": {"spatial": 1.0, "bilateral": 1.0, "compatibility": 1.0}}
     params = jax.tree.map(jnp.float32, params)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
@@ -237,7 +251,7 @@ def test_any_mesh_gives_the_same(with_crf):
     trained, fixed = split_fixed(variables["params"], "")
     loss = jax.jit(jax.value_and_grad(make_loss(recipe), has_aux=True))
     (expected, _), gradients = loss(trained, fixed, variables["batch_stats"], batch)
-    for data, space in ((4, 1), (2, 2), (4, 2)):
+    for data, space in ((4, 1), (2, 4)):
         mesh = make_mesh(data, space)
         sharded = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data", "space")))
         rest = jax.device_put((trained, fixed, variables["batch_stats"]), replicated(mesh))
@@ -251,7 +265,7 @@ def test_any_mesh_gives_the_same(with_crf):
 
 @pytest.mark.slow
 def test_a_file_of_it_labels_images(with_crf, tmp_path):
-    """It is kept with the model, whose probabilities are those of 10 iterations; other formats are refused."""
+    """It is kept with the model, of whose image no padding counts; other formats are refused."""
     model = settings.model_from(with_crf)
     variables = init_variables(model, 0)
     image = scene(50, 60, 3)[0]
@@ -259,19 +273,21 @@ def test_a_file_of_it_labels_images(with_crf, tmp_path):
     model_file.save(path, variables, with_crf, 1)
     found = load(path).probabilities(image)
     scores = jax.jit(model.clone(crf=None).apply)(variables, normalize(pad(image, 64, 64, RGB.mean)[None], RGB))[0]
-    params = crf.Params(position_sigma=3.0, sigma_xy=160.0, sigma_rgb=3.0)
-    colors = jnp.asarray(image, jnp.float32)
-    refined = jax.jit(lambda logits: recurrent.refine_logits(colors, logits, variables["params"]["crf"], params, 10))
-    expected = refined(scores[:50, :60])
+    own = {"params": variables["params"]["crf"]}
+    layer = jax.jit(model.crf.apply, static_argnames="train")
+    expected, in_training = (
+        layer(own, normalize(image[None], RGB), scores[None, :50, :60], train=train)[0] for train in (False, True)
+    )
+    assert (relative(in_training, expected) > 1e-3) == (with_crf.model.crf == "rnn"), "of 5 iterations, not 10"
     np.testing.assert_allclose(found, softmax(expected, axis=-1), atol=1e-3)
-    with pytest.raises(UserError, match=r"model.safetensors has config.model.crf=rnn, which other formats have no"):
+    with pytest.raises(UserError, match=r"model.safetensors has config.model.crf=.*, which other formats have no"):
         export.run(with_crf, path, tmp_path / "model.stablehlo")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.crf": "crf"}, "config.model.crf must be one of rnn"),
+        ({"model.crf": "crf"}, "config.model.crf must be one of rnn, dpn"),
         ({"model.crf": "rnn", "eval.crf": "voc"}, "config.model.crf=rnn does not go with config.eval.crf"),
         ({"model.crf": "rnn", "data.multi_label": True}, "does not go with config.data.multi_label"),
         ({"model.crf": "rnn", "data.channels": "4,3,2"}, "does not go with bands in config.data.channels"),
@@ -290,6 +306,78 @@ def test_what_cannot_be_is_refused(config, changes, message):
         validate(config)
 
 
-def test_no_search_for_a_second_crf(with_crf, tmp_path):
+def test_no_search_for_a_second_crf(config, tmp_path):
+    config.model.crf = "rnn"
     with pytest.raises(UserError, match=r"config\.model\.crf=rnn: the network has a CRF of its own"):
-        crf_search.run(with_crf, tmp_path)
+        crf_search.run(config, tmp_path)
+
+
+def near_by_hand(image, probabilities, is_valid, scales):
+    """DPN's surroundings by their definition, a pixel and a cell at a time, in float64."""
+    (height, width), found = is_valid.shape, np.zeros(probabilities.shape)
+    for row, column in np.ndindex(height, width):
+        weights, values = [], []
+        for i in range(row // 8 - 3, row // 8 + 4):
+            for j in range(column // 8 - 3, column // 8 + 4):
+                if i < 0 or j < 0:
+                    continue
+                cell = slice(8 * i, 8 * i + 8), slice(8 * j, 8 * j + 8)
+                inside = is_valid[cell]
+                if inside.any():
+                    color, mean = (x[cell][inside].astype(float).mean(0) for x in (image, probabilities))
+                    far = (8 * i + 3.5 - row) ** 2 + (8 * j + 3.5 - column) ** 2
+                    apart = scales[0] ** 2 * far + scales[1] ** 2 * np.square(image[row, column] - color).sum()
+                    weights.append(inside.sum() * np.exp(-apart / 2))
+                    values.append(mean)
+        found[row, column] = np.array(weights) @ np.array(values) / np.sum(weights)
+    return found
+
+
+def test_surroundings():
+    """DPN's means around each pixel, at sides that are no multiple of a cell, with pixels that do not count."""
+    image, logits = scene(37, 44, 3)
+    is_valid = np.ones((37, 44), bool)
+    is_valid[30:, :] = is_valid[3, 5:9] = False
+    probabilities = np.where(is_valid[..., None], softmax(logits, axis=-1), 0)
+    scales = np.array((0.06, 0.03), np.float32)
+    arrays = jnp.float32(image)[None], probabilities[None], is_valid[None, ..., None]
+    found = jax.jit(parsing.surroundings)(*arrays, scales)[0]
+    expected = near_by_hand(image, probabilities, is_valid, scales)
+    assert np.abs(found - expected)[is_valid].max() < 1e-5
+
+
+def test_block_min_pooling():
+    """The least of each class over the mixtures, whose gradient is its alone."""
+    values = np.array([[3.0, -1.0, 2.0, 5.0, 9.0, -4.0]], np.float32)  # three mixtures of two classes
+    pooled, back = jax.vjp(lambda x: parsing.least_of_mixtures(x, 3), values)
+    np.testing.assert_array_equal(pooled, [[2, -4]])
+    np.testing.assert_array_equal(back(jnp.array([[1.0, 10.0]]))[0], [[0, 0, 1, 0, 0, 10]])
+
+
+def test_dpn_gradients():
+    """Of the logits, the distance's weights and the contexts, against differences in float64."""
+    image, logits = scene(19, 20, 3)
+    layer = crf.DeepParsing(RGB)
+    images, start = normalize(jnp.asarray(image)[None], RGB), logits[None]
+    rng = np.random.default_rng(4)
+    shape = (9, 9, 3, 15)
+    params = {"distance": np.array((1.2, 0.8)), "compatibility": layer.initial_value("compatibility", shape, rng)}
+    target = rng.normal(size=start.shape)
+
+    def score(logits, params):
+        return (layer.apply({"params": params}, images, logits) * target).sum()
+
+    gradients = jax.jit(jax.grad(score, argnums=(0, 1)))(start, jax.tree.map(np.float32, params))
+    with jax.enable_x64(True):
+        arguments = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (start, params))
+        exact = jax.jit(score)
+        for i, gradient in enumerate(jax.tree.leaves(gradients)):
+            direction = rng.normal(size=gradient.shape)
+            leaves, structure = jax.tree.flatten(arguments)
+            ends = []
+            for sign in (1, -1):
+                moved = [leaf + sign * 1e-6 * direction if j == i else leaf for j, leaf in enumerate(leaves)]
+                ends.append(float(exact(*jax.tree.unflatten(structure, moved))))
+            tolerance = 1e-4 * float(np.linalg.norm(gradient))
+            expected = (ends[0] - ends[1]) / 2e-6
+            assert float((np.asarray(gradient) * direction).sum()) == pytest.approx(expected, rel=1e-3, abs=tolerance)

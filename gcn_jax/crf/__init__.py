@@ -1,5 +1,7 @@
 """A fully connected CRF that refines the class probabilities of an image, usable without the rest of the package."""
 
+from flax import linen as nn
+
 from gcn_jax.crf.dense_crf import (
     FILTERS,
     LARGEST,
@@ -12,9 +14,13 @@ from gcn_jax.crf.dense_crf import (
     refine,
 )
 from gcn_jax.crf.params import FORMAT, Params, check_params, parse
+from gcn_jax.crf.parsing import DeepParsing
 from gcn_jax.crf.recurrent import RecurrentCRF
 
-LAYERS = {"rnn": RecurrentCRF}  # modules that refine a network's logits, see `gcn_jax.models.Network`
+LAYERS: dict[str, type[nn.Module]] = {
+    "rnn": RecurrentCRF,
+    "dpn": DeepParsing,
+}  # modules that refine a network's logits, see `gcn_jax.models.Network`
 
 __all__ = [
     "FILTERS",
@@ -24,6 +30,7 @@ __all__ = [
     "LAYERS",
     "LEAST_PROBABILITY",
     "MOST_VALUES",
+    "DeepParsing",
     "Params",
     "RecurrentCRF",
     "check_params",
