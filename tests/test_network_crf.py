@@ -214,6 +214,12 @@ def test_it_starts_from_a_run_without(config):
     for name in trained["params"]:
         jax.tree.map(np.testing.assert_array_equal, variables["params"][name], trained["params"][name])
     assert carry_over(trained, variables, plain, names, names)[1] == ["crf is left behind"]
+    config.model.crf = "dpn"
+    other = settings.model_from(config)
+    start = init_variables(other, 3)
+    found, lines = carry_over(start, variables, other, names, names)
+    assert lines == ["crf starts fresh"], "of another kind"
+    jax.tree.map(np.testing.assert_array_equal, found["params"]["crf"], start["params"]["crf"])
 
 
 def test_further_classes(config):
@@ -223,9 +229,7 @@ def test_further_classes(config):
     before, after = (build_model(len(names), "resnet14", 3, width=4).clone(crf=layer) for names in (old, new))
     trained, fresh = init_variables(before, 1), init_variables(after, 2)
     carried, _ = carry_over(fresh, trained, after, new, old)
-    found, given = (
-        x["params"]["crf"]["compatibility"].reshape(9, 9, -1, 5, n) for x, n in ((carried, 4), (trained, 3))
-    )
+    found, given = (x["params"]["crf"]["contexts"].reshape(9, 9, -1, 5, n) for x, n in ((carried, 4), (trained, 3)))
     np.testing.assert_array_equal(found[:, :, [0, 3, 2]][..., [0, 3, 2]], given)
     assert not found[:, :, 1][..., [0, 2, 3]].any(), "what leads from the new class to the old ones"
 
@@ -367,7 +371,7 @@ def test_dpn_gradients():
     images, start = normalize(jnp.asarray(image)[None], RGB), logits[None]
     rng = np.random.default_rng(4)
     shape = (9, 9, 3, 15)
-    params = {"distance": np.array((1.2, 0.8)), "compatibility": layer.initial_value("compatibility", shape, rng)}
+    params = {"distance": np.array((1.2, 0.8)), "contexts": layer.initial_value("contexts", shape, rng)}
     target = rng.normal(size=start.shape)
 
     def score(logits, params):

@@ -3,7 +3,7 @@
 From the network's logits u and the classes' probabilities p = softmax(u) at each pixel,
 
     m_j(v) = sum_z d(j, z) p_z(v)                       how far label v prevails around pixel j
-    f_i(k, l) = sum_{j, v} compatibility(j - i, v, k, l) m_j(v)      the penalty of label l in mixture k of contexts
+    f_i(k, l) = sum_{j, v} contexts(j - i, v, k, l) m_j(v)      the penalty of label l in mixture k of contexts
     result_i(l) = u_i(l) - min_k f_i(k, l)
 
 The triple penalty relates pixel i to j and to j's surroundings z; label contexts are 9 x 9 pixels, of 5 mixtures, of
@@ -58,7 +58,7 @@ class DeepParsing(nn.Module):
         classes = logits.shape[-1]
         weights = self.param("distance", nn.initializers.ones, (2,))
         shape = (CONTEXT, CONTEXT, classes, MIXTURES * classes)
-        contexts = self.param("compatibility", lambda key, shape: _potts(jax.random.normal(key, shape)), shape)
+        contexts = self.param("contexts", lambda key, shape: _potts(jax.random.normal(key, shape)), shape)
         image = colors(images, self.preprocessing)
         is_valid = jax.vmap(lambda one: is_inside(one, self.preprocessing))(image)[..., None]
         probabilities = jnp.where(is_valid, jax.nn.softmax(logits), 0)

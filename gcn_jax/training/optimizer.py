@@ -13,6 +13,7 @@ from gcn_jax.models.backbones.resnet import is_fixed
 OPTIMIZERS = ("sgd", "adamw", "lion")
 SCHEDULES = ("fixed", "poly", "cosine", "step", "one_cycle")
 DECAYED = ("all", "kernels")
+_OF_CLASSES = ("compatibility", "contexts")  # parameters of a CRF inside the network that relate classes
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _scale_by_depth(factor: float) -> Callable[[Any, Any], Any]:
 def _scale_crf(rates: tuple[float, ...]) -> Callable[[Any, Any], Any]:
     def scale(updates: dict[str, Any], params: Any) -> dict[str, Any]:
         del params
-        scaled = {name: rates[name == "compatibility"] * update for name, update in updates["crf"].items()}
+        scaled = {name: rates[name in _OF_CLASSES] * update for name, update in updates["crf"].items()}
         return {**updates, "crf": scaled}
 
     return scale
