@@ -33,7 +33,7 @@ from gcn_jax.models.preprocessing import Preprocessing
 Matrices = dict[str, jax.Array]
 # Room for the bilateral kernel's lattice points, per pixel: a program for each, of which an image takes the smallest
 # that suffices. The last always does; small images take it at once.
-_ROOMS = (1 / 2, 1, 2, 6)
+_ROOMS = (3 / 8, 3 / 4, 1.5, 6)
 _SMALL = 1 << 14  # pixels
 
 
