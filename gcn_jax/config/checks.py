@@ -8,8 +8,7 @@ from typing import Any
 import ml_collections
 
 from gcn_jax import crf
-from gcn_jax.config import serving, settings
-from gcn_jax.config.decoders import check_crf, check_decoder
+from gcn_jax.config import decoders, serving, settings
 from gcn_jax.config.defaults import FOLDERS, RETIRED, default
 from gcn_jax.console import say
 from gcn_jax.data import bands, outputs
@@ -186,7 +185,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             first, last = data.first_id, data.first_id + len(config.data.classes) - 1
             count = len(config.data.classes)
             say(f"{config.data_dir} holds no classes.txt; it has {count} classes, the ids {first}-{last} of its masks")
-    check_decoder(config, settings.model_from(config))
+    decoders.check_decoder(config, settings.model_from(config))
 
 
 def _check_combinations(config: ml_collections.ConfigDict) -> None:
@@ -270,7 +269,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if not is_fine:
             raise UserError(f"config.{key} must be {requirement}. Got {value!r}")
     _check_bands(config)
-    check_crf(config)
+    decoders.check_crf(config)
     if config.data.multi_label:
         _check_multi_label(config)
 
