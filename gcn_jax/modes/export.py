@@ -69,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, output: pathli
     else:
         _check(workdir, output)
     exported = saved_config.load(workdir)
-    if output.suffix != _OWN and exported.model.crf:
+    if isinstance(output, pathlib.Path) and output.suffix != _OWN and exported.model.crf:
         problem = f"{workdir} has config.model.crf={exported.model.crf}, which other formats have no layer for"
         raise UserError(f"--output={output}: {problem}; export to {_OWN} instead")
     step, variables = model_file.load_trained(workdir, config.eval.checkpoint)
