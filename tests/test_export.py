@@ -78,7 +78,7 @@ def test_what_a_file_tells(exported, config):
         "std": [1.0, 2.0, 3.0],
     }
     saved = json.loads(metadata["config"])
-    assert saved["model"] == config.model.to_dict()
+    assert saved["model"] == json.loads(config.model.to_json())
     assert str(config.cache_dir) not in metadata["config"], "nobody else need know the exporter's folders"
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
 

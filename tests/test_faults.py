@@ -187,8 +187,9 @@ def test_a_full_disk_stops_training_and_keeps_what_is_good(small_disk, folder):
 
 
 LATE_WRITE = """
-import asyncio, sys, threading, tensorstore, run
-sys.unraisablehook = run._unraisable
+import asyncio, sys, threading, tensorstore
+from gcn_jax.command import start
+sys.unraisablehook = start._unraisable
 promise, future = tensorstore.Promise.new()
 async def wait():
     await future

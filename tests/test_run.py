@@ -301,7 +301,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
         (["--mode=eval"], "not a workdir of a training run"),
         (["--config.eval.window=20"], "config.eval.window must be at least 32 pixels"),
         (["--config.eval.scales=1.0,-1.0"], "config.eval.scales must be one or more positive numbers"),
-        (["--workdir=other"], "--workdir: --mode=train takes one; only eval and receptive_field compare several"),
+        (["--workdir=other"], "--workdir: --mode=train takes one; only serve, eval and receptive_field take several"),
         (["--mode=predict"], "--mode=predict needs --input"),
         (["stray"], "unexpected argument 'stray'"),
         *(

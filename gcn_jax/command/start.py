@@ -153,8 +153,8 @@ def _check(values: flags.FlagValues) -> None:
     if file and not file[0].is_file():
         raise UserError(f"--config={file[0]}: no such file{recipes.hint(file[0].stem)}")
     if len(values.workdir) > 1 and not mode.compares:
-        several = " and ".join(other for other, row in MODES.items() if row.compares)
-        raise UserError(f"--workdir: --mode={name} takes one; only {several} compare several")
+        *others, last = (other for other, row in MODES.items() if row.compares)
+        raise UserError(f"--workdir: --mode={name} takes one; only {', '.join(others)} and {last} take several")
     if not all(values[flag].value for flag, _ in mode.needs):
         raise UserError(f"--mode={name} needs " + " and ".join(f"--{flag} ({what})" for flag, what in mode.needs))
     if values.profile_steps and "profile_steps" not in mode.takes:
