@@ -63,7 +63,7 @@ def test_training_starts_from_them(config, tmp_path):
 
     sizes, num_classes = (1, 1, 1, 1), 6
     twin = twin_lib.Twin(num_classes, sizes, config.model.width, config.model.kernel_size).train()
-    names = twin_lib.load(twin, init_variables(build_model(num_classes, **config.model), config.seed), sizes)
+    names = twin_lib.load(twin, init_variables(settings.model_from(config), config.seed), sizes)
     norms = {name: module for name, module in twin.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
     moments = {name: [] for name in norms}
     for name, module in norms.items():

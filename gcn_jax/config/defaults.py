@@ -38,7 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "checkpoint_every": 1000,  # steps
     "keep_checkpoints": 2,  # the newest; the best stays besides
     "loggers": "",  # "wandb", "mlflow", "comet" or several, with commas, besides metrics.jsonl and TensorBoard
-    "model": {  # the arguments of `gcn_jax.build_model`
+    "model": {  # the arguments of `gcn_jax.build_model`, and the CRF on top
         "backbone": "resnet152",
         "width": 64,
         "stem": "conv7x7",  # or "deep", three 3x3 convolutions
