@@ -15,7 +15,7 @@ demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, a
 test: .venv/installed-dev  ## every kind of thing, at most 4 minutes on 2 cores
 	$(TEST) -m "not slow"
 
-test-all: .venv/installed-dev  ## all tests, at most 15 minutes on 2 cores
+test-all: .venv/installed-dev  ## all tests, about 20 minutes on 2 cores
 	$(TEST)
 
 faults: .venv/installed-dev  ## kills training at random moments, 20 and 5 times, and compares bit by bit, about 13 minutes
