@@ -181,17 +181,19 @@ class Labeller:
         batch, height, width, channels = images.shape
         total: Any = 0.0
         for scale in scales:
-            view = jnp.concatenate([images, images[:, :, ::-1]]) if is_mirrored else images
+            view = images
+            if is_mirrored:  # beside its image, so that both are on one device
+                view = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(2 * batch, *images.shape[1:])
             shape = (height, width)
             if scale != 1:
                 shape = (self._divisible(round(height * scale)), self._divisible(round(width * scale)))
             view = jax.image.resize(view, (len(view), *shape, channels), "linear")
             logits: Any = self._model.apply(variables, view, train=False)
             logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
-            probabilities = self._probabilities(logits)
-            total += probabilities[:batch]
+            probabilities = self._probabilities(logits).reshape(batch, -1, *logits.shape[1:])
+            total += probabilities[:, 0]
             if is_mirrored:
-                total += probabilities[batch:, :, ::-1]
+                total += probabilities[:, 1, :, ::-1]
         return total / (len(scales) * (1 + is_mirrored))
 
     def _map_views(
