@@ -8,12 +8,11 @@ stopped. The last folder gets, in `decoders/`, what each run left: its `metrics.
 printed. `--only=gcn,pspnet` takes some of the decoders alone.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
 
-from run_list import Results, keep, run_all, workdir_of
+from run_list import Results, keep, parse, run_all, workdir_of
 
 from gcn_jax.models import DECODERS, build_model
 
@@ -61,21 +60,14 @@ def table(folder: pathlib.Path, results: Results) -> str:
 
 def main() -> None:
     """Trains, evaluates and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="the folder that examples/animals_folder.py makes")
-    parser.add_argument("--init_from", required=True, help="the file that examples/thin_backbone.py makes")
-    parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the runs")
-    parser.add_argument("--only", default=",".join(DECODERS), help="the decoders to take")
-    parser.add_argument("output", type=pathlib.Path, help="folder for what is written")
-    args = parser.parse_args()
-    folder = args.runs.resolve()
-    where = [f"--config.{key}={pathlib.Path(getattr(args, key)).resolve()}" for key in ("data_dir", "init_from")]
+    args = parse(__doc__.splitlines()[0], DECODERS, "decoders")
+    where = [f"--config.data_dir={args.data_dir}", f"--config.init_from={args.init_from}"]
     budget = ["--config.num_steps=200", "--config.eval_every=200", "--config.model.boundary_refine=True"]
-    runs = {name: arguments(name) for name in args.only.split(",")}
+    runs = {name: arguments(name) for name in args.only}
     modes = ("train", "receptive_field", "eval")
-    results = run_all(folder, ["--config=configs/animals.py:table", *where, *budget], runs, (SEED,), modes)
-    keep(folder, runs, (SEED,), args.output / "decoders")
-    print(table(folder, results))
+    results = run_all(args.runs, ["--config=configs/animals.py:table", *where, *budget], runs, (SEED,), modes)
+    keep(args.runs, runs, (SEED,), args.output / "decoders")
+    print(table(args.runs, results))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ the mean over images of the difference is positive with each seed; "does not sho
 each; else it "can't be told".
 """
 
-import argparse
 import pathlib
 from typing import Any
 
 import numpy as np
-from run_list import Results, keep, run_all
+from run_list import Results, keep, parse, run_all
 from scipy.stats import wilcoxon
 
 SEEDS = (0, 1, 2)
@@ -118,18 +117,11 @@ def draw(results: Results, path: pathlib.Path) -> None:
 
 def main() -> None:
     """Trains, evaluates, draws and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="the folder that examples/animals_folder.py makes")
-    parser.add_argument("--init_from", required=True, help="the file that examples/thin_backbone.py makes")
-    parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the runs")
-    parser.add_argument("--only", default=",".join(RUNS), help="the runs to take")
-    parser.add_argument("output", type=pathlib.Path, help="folder for what is written")
-    args = parser.parse_args()
-    folder = args.runs.resolve()
-    where = [f"--config.{key}={pathlib.Path(getattr(args, key)).resolve()}" for key in ("data_dir", "init_from")]
-    runs = {name: [f"--config.model.{argument}" for argument in RUNS[name][1]] for name in args.only.split(",")}
-    results = run_all(folder, ["--config=configs/animals.py:table", *where], runs, SEEDS)
-    keep(folder, runs, SEEDS, args.output / "tables")
+    args = parse(__doc__.splitlines()[0], RUNS, "runs")
+    where = [f"--config.data_dir={args.data_dir}", f"--config.init_from={args.init_from}"]
+    runs = {name: [f"--config.model.{argument}" for argument in RUNS[name][1]] for name in args.only}
+    results = run_all(args.runs, ["--config=configs/animals.py:table", *where], runs, SEEDS)
+    keep(args.runs, runs, SEEDS, args.output / "tables")
     draw(results, args.output / "tables.png")
     print(f"{table(results)}\n\n{tests(results)}")
 

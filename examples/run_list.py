@@ -1,5 +1,6 @@
 """Trains and evaluates a list of runs, one after the other, and goes on where it was stopped."""
 
+import argparse
 import json
 import pathlib
 import shutil
@@ -10,6 +11,27 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 Results = dict[str, list[dict[str, Any]]]
+
+
+def parse(about: str, names: Iterable[str], what: str) -> argparse.Namespace:
+    """The command line of a script that trains on photographs.
+
+    Returns:
+      ``data_dir``, ``init_from``, ``runs`` and ``output``, absolute paths, and ``only``, the names that are wanted.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument(
+        "--data_dir", type=_path, required=True, help="the folder that examples/animals_folder.py makes"
+    )
+    parser.add_argument("--init_from", type=_path, required=True, help="the file that examples/thin_backbone.py makes")
+    parser.add_argument("--runs", type=_path, required=True, help="folder of the runs")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(names), help=f"the {what} to take")
+    parser.add_argument("output", type=_path, help="folder for what is written")
+    return parser.parse_args()
+
+
+def _path(text: str) -> pathlib.Path:
+    return pathlib.Path(text).resolve()
 
 
 def workdir_of(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:

@@ -67,6 +67,8 @@ def test_import_export_import_is_exact(tmp_path, config, variables):
 
 
 def test_what_a_file_tells(exported, config):
+    cluster = config.copy_and_resolve_references()
+    cluster.distributed.coordinator = "node7.cluster:1234"
     _, arrays, metadata = exported
     assert metadata.keys() == {"format", "config", "classes", "preprocessing", "step", "miou"}
     assert (metadata["format"], metadata["step"], float(metadata["miou"])) == ("gcn_jax 1", "7", 0.25)
@@ -80,6 +82,7 @@ def test_what_a_file_tells(exported, config):
     saved = json.loads(metadata["config"])
     assert saved["model"] == json.loads(config.model.to_json())
     assert str(config.cache_dir) not in metadata["config"], "nobody else need know the exporter's folders"
+    assert export.for_others(cluster)["distributed"]["coordinator"] == "", "nor the names of its hosts"
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
 
 

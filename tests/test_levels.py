@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from gcn_jax.config import settings
+from gcn_jax.data.sources import open_source
+from gcn_jax.models import init_variables
 from gcn_jax.models.layers import cosine_patterns
+from gcn_jax.modes.start_weights import with_own_patterns
 from gcn_jax.training.levels import RADIUS, region_loss, sampled
 from gcn_jax.training.loss import cross_entropy
 from gcn_jax.training.losses import Loss
@@ -103,3 +107,20 @@ def test_a_class_without_windows_keeps_its_start():
     np.testing.assert_array_equal(found[..., 2], start[..., 2])
     np.testing.assert_array_equal(found[:, :, 1:, :2], start[:, :, 1:, :2])
     np.testing.assert_allclose(np.abs(found[:, :, 0, :2]), 0.5, atol=1e-6)
+
+
+def test_a_training_starts_with_patterns_of_its_own_masks(config):
+    """And goes on with those of another run: a class that it had keeps its patterns, a new one gets some."""
+    config.model.decoder = "lrr"
+    source = open_source("train", settings.datasets(config))
+    start = init_variables(settings.model_from(config), config.seed)
+    fresh = start["batch_stats"]["patterns"]["patterns"]
+    made = with_own_patterns(config, start, source)
+    patterns = made["batch_stats"]["patterns"]["patterns"]
+    assert (patterns != fresh).any((0, 1, 2)).all(), "all classes occur in the training images"
+    assert made["params"] is start["params"]
+    assert with_own_patterns(config, made, source) is made
+    half = np.where(np.arange(6) < 3, 2 * patterns, fresh)
+    other = {**made, "batch_stats": {**made["batch_stats"], "patterns": {"patterns": half}}}
+    found = with_own_patterns(config, other, source)["batch_stats"]["patterns"]["patterns"]
+    np.testing.assert_array_equal(found, np.where(np.arange(6) < 3, 2 * patterns, patterns))

@@ -38,8 +38,8 @@ from gcn_jax.files import write_bytes
 from gcn_jax.models import Network, variable_shapes
 from gcn_jax.models.preprocessing import PyTree
 
-# These say nothing about the model, but something about the machine that it was trained on.
-_NO_FOLDERS = {key: default()[key] for key in FOLDERS}
+# These say nothing about the model, but something about the machines that it was trained on.
+_OF_MACHINES = {**{key: default()[key] for key in FOLDERS}, "distributed": default().distributed.to_dict()}
 
 
 def save(
@@ -84,7 +84,7 @@ def to_bytes(
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in flat.items()}
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(without_folders(config)),
+        "config": json.dumps(for_others(config)),
         **{key: json.dumps(value) for key, value in description(config).items()},
         "step": str(step),
         **({} if miou is None else {"miou": str(miou)}),
@@ -92,9 +92,9 @@ def to_bytes(
     return safetensors.numpy.save(arrays, metadata)  # save_file writes with mode 0600
 
 
-def without_folders(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def for_others(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The values of a config that may be given to others."""
-    return {**config.to_dict(), **_NO_FOLDERS}
+    return {**config.to_dict(), **_OF_MACHINES}
 
 
 def description(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """What ``--config`` names: a recipe of ours by its name, or a file."""
 
-import difflib
 import pathlib
 
-from gcn_jax.errors import UserError
+from gcn_jax.errors import UserError, did_you_mean
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # An installed package has them inside it, see pyproject.toml; a checkout beside it.
@@ -28,11 +27,7 @@ def find(given: str) -> str:
     if path.suffix or len(path.parts) != 1 or path.is_file():
         return given
     if name not in names():
-        raise UserError(f"--config={given}: no recipe; known: {', '.join(names())}, or a file{hint(name)}")
+        raise UserError(
+            f"--config={given}: no recipe; known: {', '.join(names())}, or a file{did_you_mean(name, names())}"
+        )
     return f"{_FOLDER / name}.py{colon}{stage}"
-
-
-def hint(name: str) -> str:
-    """The recipe that something is probably meant for, as the end of a message."""
-    near = difflib.get_close_matches(name, names(), 1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -19,7 +19,7 @@ from gcn_jax.checkpoints import saved_config
 from gcn_jax.checkpoints.named_weights import local_file
 from gcn_jax.command import recipes
 from gcn_jax.config import checks, settings
-from gcn_jax.errors import UserError
+from gcn_jax.errors import UserError, did_you_mean
 from gcn_jax.files import HUB, check_is_local
 from gcn_jax.modes import FLAGS, MODES
 from gcn_jax.runtime import processes
@@ -106,9 +106,7 @@ def _parsed_for(arguments: Sequence[str], config: ml_collections.ConfigDict | No
         extra = values(["", *arguments])[1:]
     except OSError as error:  # what ml_collections raises if it cannot load the file
         file = re.search(r"(\w+)\.py'$", str(error))
-        raise UserError(
-            f"--config: {str(error).splitlines()[-1].strip()}{recipes.hint(file[1]) if file else ''}"
-        ) from error
+        raise UserError(f"--config: {str(error).splitlines()[-1].strip()}{_near(file[1]) if file else ''}") from error
     except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown key
         key = re.findall(r"\w+", str(error))[0]
         known = re.search(r'Did you mean \\*"(\w+)', str(error))
@@ -151,7 +149,7 @@ def _check(values: flags.FlagValues) -> None:
                     check_is_local(f"--{flag}", value)
     file = _config_file(values)
     if file and not file[0].is_file():
-        raise UserError(f"--config={file[0]}: no such file{recipes.hint(file[0].stem)}")
+        raise UserError(f"--config={file[0]}: no such file{_near(file[0].stem)}")
     if len(values.workdir) > 1 and not mode.compares:
         *others, last = (other for other, row in MODES.items() if row.compares)
         raise UserError(f"--workdir: --mode={name} takes one; only {', '.join(others)} and {last} take several")
@@ -159,6 +157,10 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(f"--mode={name} needs " + " and ".join(f"--{flag} ({what})" for flag, what in mode.needs))
     if values.profile_steps and "profile_steps" not in mode.takes:
         raise UserError(f"--profile_steps={values.profile_steps}: --mode={name} has no steps; only train has")
+
+
+def _near(recipe: str) -> str:
+    return did_you_mean(recipe, recipes.names())
 
 
 def _config_file(values: flags.FlagValues) -> tuple[pathlib.Path, str] | None:

@@ -1,13 +1,12 @@
 """``gcn_jax MODE ...`` as flags: what each argument without a name stands for."""
 
-import difflib
 import itertools
 import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from gcn_jax.command import recipes
-from gcn_jax.errors import UserError
+from gcn_jax.errors import UserError, did_you_mean
 from gcn_jax.modes import FLAGS, MODES, WORDS
 
 _PREDICTIONS = "predictions"  # where predict writes to, if it is not told
@@ -33,12 +32,6 @@ def as_flags(arguments: Sequence[str]) -> list[str]:
     return [f"--mode={mode}", *flags]
 
 
-def hint(given: str, known: Collection[str]) -> str:
-    """The name that a misspelt one is probably meant for, as the end of a message."""
-    near = difflib.get_close_matches(given, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def _mode(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The mode, by its name or by ``--mode``, and the other arguments."""
     mode, *rest = arguments
@@ -48,7 +41,7 @@ def _mode(arguments: Sequence[str]) -> tuple[str, list[str]]:
         if not mode:
             raise UserError("the mode comes first, as in gcn_jax train shapes; gcn_jax --help lists them")
     if mode not in MODES:
-        raise UserError(f"{mode}: no mode; known: {', '.join(MODES)}{hint(mode, MODES)}")
+        raise UserError(f"{mode}: no mode; known: {', '.join(MODES)}{did_you_mean(mode, MODES)}")
     return mode, rest
 
 
@@ -92,7 +85,7 @@ def _check_flag(mode: str, name: str) -> None:
     others = [other for other, row in MODES.items() if name in row.flags()]
     if others:
         raise UserError(f"--{name}: {mode} does not have it; only {' and '.join(others)}; gcn_jax {mode} --help")
-    near = hint(name, known).replace("mean ", "mean --")
+    near = did_you_mean(name, known).replace("mean ", "mean --")
     if not near and (key := _key(name)):
         near = f"; did you mean --config.{key}?"
     raise UserError(f"--{name}: unknown flag of {mode}{near or f'; gcn_jax {mode} --help lists them'}")

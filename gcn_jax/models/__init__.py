@@ -149,7 +149,11 @@ def _check(given: dict[str, Any]) -> None:
         ("width", given["width"] > 0, "positive"),
         ("stem_width", given["stem_width"] >= 0, "positive, or 0 for width"),
         ("channels", given["channels"] > 0, "positive"),
-        ("fused_scales", all(0 < scale < 2 for scale in given["fused_scales"]), "between 0 and 2"),
+        ("fused_scales", all(_is_scale(scale) for scale in given["fused_scales"]), "numbers between 0 and 2"),
     ):
         if not is_right:
             raise ValueError(f"{name} must be {requirement}. Got {given[name]}")
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < 2

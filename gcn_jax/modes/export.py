@@ -106,7 +106,7 @@ def _publish(address: str, model: bytes, config: ml_collections.ConfigDict, work
     picture = pictures[-1] if pictures and config.export.picture else None
     files = {
         hub.MODEL: model,
-        RunFile.CONFIG.value: json.dumps(model_file.without_folders(config), indent=2).encode(),
+        RunFile.CONFIG.value: json.dumps(model_file.for_others(config), indent=2).encode(),
         **({"picture.png": picture.read_bytes()} if picture else {}),
         hub.CARD: model_card.card(address, config, step, result, "picture.png" if picture else "").encode(),
     }

@@ -50,10 +50,9 @@ class GpuTarget:
 
 
 # A100, H100, H200 and B200: XLA's own descriptions of them (openxla/xla, xla/backends/gpu/target_config/specs). The
-# others: cores, clocks, caches and bandwidths of NVIDIA's data sheets and white papers (Turing, Ampere GA10x, Ada);
-# what a multiprocessor holds of the CUDA C++ Programming Guide's table by compute capability; memory as nvidia-smi has
-# it. Operations and links of all: the data sheets (dense, half of what they say "with sparsity"; GeForce: added up in
-# float32; PCIe: 16 lanes).
+# others, and the operations and links of all, are NVIDIA's published figures, written down from memory and not yet
+# compared with its data sheets, white papers and the CUDA C++ Programming Guide. Operations are dense, half of those
+# "with sparsity"; GeForce: added up in float32; PCIe: 16 lanes.
 GPUS = {
     "a100": GpuTarget(
         "NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 2048, 167936, 41943040, 1.41, 85100068864, 2039.04e9,
