@@ -486,7 +486,8 @@ def resize_scores(model, variables, images, size):
 def test_new_statistics_leave_patterns_as_they_are():
     model = build_model(5, "resnet14", width=4, decoder="lrr")
     variables = randomize(init_variables(model, 0))
-    stats = reestimate_statistics(model, variables, [normal(2, 64, 64, 3)])["batch_stats"]
+    batches = [normal(2, 64, 64, 3, seed=i) for i in range(2)]  # whose statistics are added up
+    stats = reestimate_statistics(model, variables, batches)["batch_stats"]
     np.testing.assert_array_equal(stats["patterns"]["patterns"], variables["batch_stats"]["patterns"]["patterns"])
     assert np.any(stats["backbone"]["norm1"]["mean"] != variables["batch_stats"]["backbone"]["norm1"]["mean"])
 
