@@ -12,9 +12,9 @@ import pytest
 from gcn_jax import config as config_lib
 from gcn_jax.models import init_variables
 from gcn_jax.models.layers import Conv
-from gcn_jax.models.ops import tpu, xla
+from gcn_jax.models.ops import gpu, tpu, xla
 from gcn_jax.models.ops.convolution import add_shift, conv2d, conv_transpose2d, max_pool
-from gcn_jax.models.ops.packed import BiasedConv, refine, refine_packed
+from gcn_jax.models.ops.packed import BiasedConv, refine, refine_by_eights, refine_packed
 from gcn_jax.models.ops.xla import after, once, relu_once
 from gcn_jax.runtime.mesh import put_share, replicated
 from gcn_jax.training.loss import cross_entropy
@@ -179,6 +179,24 @@ def test_refinement(size):
         assert_same(refinement(form), reference, *args)
 
 
+@pytest.mark.parametrize("kernel_size", [(3, 3), (15, 1), (1, 7)])
+def test_a_gpu_convolves_channels_by_eights(kernel_size):
+    args = normal(2, 9, 8, 5), normal(*kernel_size, 5, 21, seed=1)
+    assert_same(functools.partial(gpu.convolve, stride=(1, 1)), functools.partial(plain, stride=1), *args)
+    text = jax.jit(functools.partial(gpu.convolve, stride=(1, 1))).lower(*args).as_text()
+    (line,) = (line for line in text.splitlines() if "stablehlo.convolution" in line)
+    assert f"(tensor<2x9x8x8xf32>, tensor<{kernel_size[0]}x{kernel_size[1]}x8x24xf32>)" in line
+
+
+def test_a_gpu_refines_channels_by_eights():
+    weights = [array for i in (1, 2) for array in (normal(3, 3, 21, 21, seed=i), normal(21, seed=i + 2))]
+
+    def refined(form):
+        return lambda x, *weights: form(x, BiasedConv(*weights[:2]), BiasedConv(*weights[2:]))
+
+    assert_same(refined(refine_by_eights), refined(refine), normal(2, 9, 8, 21), *weights)
+
+
 def test_a_tpu_refines_packed_pixels():
     args = [normal(*shape) for shape in ((1, 16, 24, 21), (3, 3, 21, 21), (21,), (3, 3, 21, 21), (21,))]
     lowered = jax.jit(refinement(refine)).trace(*args).lower(lowering_platforms=("tpu",))
@@ -223,7 +241,8 @@ def test_a_form_of_several_devices_on_a_mesh(function, weights):
 
 
 @pytest.mark.slow
-def test_the_network_as_for_a_tpu(config):
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_the_network_as_for_an_accelerator(config, platform):
     """On a CPU, on one device and on meshes: XLA's partitioner has computed gradients wrongly before, silently."""
     config.model.kernel_size = 15
     model = config_lib.model_from(config)
@@ -243,7 +262,7 @@ def test_the_network_as_for_a_tpu(config):
         config.mesh.update(data=data, space=space)
         mesh = mesh_of(config)
         arrays = (put_share(array[:batch], mesh) for array in (images, label))
-        with xla.platform("tpu"):
+        with xla.platform(platform):
             found = gradients(jax.device_put(variables["params"], replicated(mesh)), *arrays)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected[batch]), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())

@@ -22,6 +22,7 @@ from gcn_jax.crf import dense_crf, lattice
 from gcn_jax.errors import UserError
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
+from gcn_jax.models.ops import xla
 from gcn_jax.modes import crf_search, evaluate, predict
 from gcn_jax.training.step import init_state
 from tests import command_line
@@ -77,7 +78,10 @@ def test_lattice(kind):
     image, logits = image[:rows, :columns].astype(np.uint8), logits[:rows, :columns]
     params = dataclasses.replace(SMALL, sigma_rgb=2.0 if kind == "noise" else 40.0)
     ours = crf.refine(image, logits, params)
-    np.testing.assert_allclose(ours, brute_force(image, logits, params, permutohedral), atol=2e-5)
+    expected = brute_force(image, logits, params, permutohedral)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+    with xla.platform("gpu"):
+        np.testing.assert_allclose(crf.mean_field(image, logits, params), expected, atol=2e-5)
     if kind != "noise":  # in which the true kernel has no neighbours at all
         limit = 0.02 if kind in ("scene", "constant") else 0.05  # few lattice points have all their neighbours
         assert np.abs(ours - brute_force(image, logits, params)).mean() < limit

@@ -75,6 +75,29 @@ def test_a_step_compiles(config, dtype, data, space, card):
     assert space > 1 or kinds <= {"all-reduce"}, "no activation is gathered"
 
 
+@pytest.mark.parametrize("decoder", ["gcn", "fcn8s", "aspp", "refinenet", "deeplabv3plus"])
+def test_matrix_units_get_channels_by_eights(config, decoder):
+    """Of all that cuDNN convolves but the image's three."""
+    config.model.update(decoder=decoder, width=8, dtype="bfloat16")
+    config.data.size = 128  # XLA turns the gradients of a stride over 2 x 2 pixels into other convolutions
+    text = compiled_without_device(lowered_step(config)).as_text()
+    results = re.findall(r' = \(bf16\[([0-9,]+)\].*custom_call_target="__cudnn\$conv', text)
+    channels = {int(dims.split(",")[-1]) for dims in results if not dims.endswith("7,7,3")}
+    assert len(channels) > 2
+    assert all(count % 8 == 0 for count in channels)
+
+
+def test_small_arrays_have_no_launches_of_their_own(config):
+    """Each would have one at least, for its update."""
+    config.model.backbone = "resnet26"
+    mesh = make_mesh(1, 1, devices_of("h100"))
+    recipe = settings.recipe(config)
+    state, _ = abstract_inputs(recipe, mesh, 1, config.data.size)
+    updated = [line for line in lowered_step(config).compile().as_text().splitlines() if "input_output_alias" in line]
+    (header,) = updated
+    assert header.count("may-alias") + header.count("must-alias") == len(jax.tree.leaves(state)) < 60
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(
     "changes", [{"decoder": d} for d in DECODERS] + [{"head": h, "head_width": 8, "kernel_size": 5} for h in HEADS[1:]]

@@ -18,6 +18,7 @@ from gcn_jax.crf import inputs, lattice, parsing, recurrent
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
 from gcn_jax.models import build_model, init_variables
+from gcn_jax.models.ops import xla
 from gcn_jax.models.preprocessing import Preprocessing, normalize
 from gcn_jax.modes import crf_search, export
 from gcn_jax.runtime.mesh import make_mesh, replicated
@@ -65,7 +66,8 @@ def test_the_iterations_are_the_papers():
     assert relative(logits, expected) > 0.1
 
 
-def test_the_transposed_filter_is_the_adjoint():
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_transposed_filter_is_the_adjoint(platform):
     """Of both kernels, normalised, also where pixels do not count; what JAX differentiates is the same."""
     image, _, _ = inputs_of()
     count = image.shape[0] * image.shape[1]
@@ -82,7 +84,8 @@ def test_the_transposed_filter_is_the_adjoint():
         return filtered, kernel.transposed(y), back(y)[0]
 
     for features in crf.features(jnp.asarray(image), SMALL):
-        filtered, transposed, differentiated = map(np.float64, both(features, x, y))
+        with xla.platform(platform):
+            filtered, transposed, differentiated = map(np.float64, both(features, x, y))
         assert abs((filtered * y).sum() - (x * transposed).sum()) < 1e-5 * np.abs(filtered * y).sum()
         assert relative(transposed, differentiated) < 1e-6
         assert relative(transposed, np.float64(both(features, y, x)[0])) > 1e-3, "the filter is not symmetric"

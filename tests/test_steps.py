@@ -140,7 +140,9 @@ def test_global_norm(shapes):
         str(i): np.random.default_rng(i).standard_normal(shape).astype(np.float32) for i, shape in enumerate(shapes)
     }
     expected = np.linalg.norm(np.concatenate([x.astype(np.float64).reshape(-1) for x in tree.values()]))
-    np.testing.assert_allclose(jax.jit(global_norm)(tree), expected, rtol=1e-6)
+    for platform in ("cpu", "gpu"):
+        with xla.platform(platform):
+            np.testing.assert_allclose(jax.jit(global_norm)(tree), expected, rtol=1e-6)
 
 
 SHAPES = [(d, s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 1 < d * s <= 8]

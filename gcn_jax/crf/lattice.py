@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gcn_jax.models.ops.xla import select
+
 
 class Points(NamedTuple):
     """The vertices of all pixels, sorted by lattice point: for N pixels of d features (d + 1) N entries.
@@ -255,13 +257,27 @@ def filter_values(lattice: Lattice, values: jax.Array, reverse: bool = False) ->
     at_points = jnp.zeros((none + 1, values.shape[1]), values.dtype)
     at_points = at_points.at[lattice.block_point].add(sums, mode="promise_in_bounds", indices_are_sorted=True)
 
-    def blur(i: jax.Array, at_points: jax.Array) -> jax.Array:
-        axis = rows - 1 - i if reverse else i
-        one, other = lattice.neighbors[axis]
-        return at_points + 0.5 * (_rows(at_points, one) + _rows(at_points, other))
-
-    at_points = lax.fori_loop(0, rows, blur, at_points)
+    forms = {"one_cpu": _blur_in_loop, "gpu": _blur_in_turn, "elsewhere": _blur_in_loop}
+    at_points = select(at_points, lattice.neighbors, **forms, reverse=reverse)
     return _weighted_rows(at_points, lattice.vertex, lattice.weight / (1 + 2.0 ** (1 - rows)))
+
+
+def _blur_in_loop(at_points: jax.Array, neighbors: jax.Array, reverse: bool) -> jax.Array:
+    """Blurs values [M + 1, C] along one axis after the other."""
+    rows = len(neighbors)
+    return lax.fori_loop(0, rows, lambda i, x: _blur(x, neighbors[rows - 1 - i if reverse else i]), at_points)
+
+
+def _blur_in_turn(at_points: jax.Array, neighbors: jax.Array, reverse: bool) -> jax.Array:
+    """The same: a GPU would copy all values at the end of each turn of a loop. A CPU takes longer so."""
+    for i in reversed(range(len(neighbors))) if reverse else range(len(neighbors)):
+        at_points = lax.optimization_barrier(_blur(at_points, neighbors[i]))
+    return at_points
+
+
+def _blur(at_points: jax.Array, neighbors: jax.Array) -> jax.Array:
+    one, other = neighbors
+    return at_points + 0.5 * (_rows(at_points, one) + _rows(at_points, other))
 
 
 def _weighted_rows(values: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:

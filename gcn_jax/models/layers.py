@@ -113,8 +113,15 @@ class Norm(nn.Module):
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-        scale = scale * jax.lax.rsqrt(var + 1e-5)
-        return scale, bias - mean * scale
+        if x is None and self.has_variable("folded", "scale"):  # by the caller, for all norms at once
+            return self.get_variable("folded", "scale"), self.get_variable("folded", "shift")
+        return folded(scale, bias, mean, var)
+
+
+def folded(scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A norm as one scale and one shift: all are float32 [n], of one norm or of many one after the other."""
+    scale = scale * jax.lax.rsqrt(var + 1e-5)
+    return scale, bias - mean * scale
 
 
 def normalized(conv: Conv, norm: Norm, x: jax.Array, train: bool) -> jax.Array:

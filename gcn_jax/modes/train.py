@@ -35,6 +35,7 @@ from gcn_jax.training.loggers import check_installed
 from gcn_jax.training.optimizer import learning_rate
 from gcn_jax.training.profile import Profile
 from gcn_jax.training.run_log import Progress, RunLog
+from gcn_jax.training.small_arrays import Joining
 from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step
 
 
@@ -158,6 +159,8 @@ def train(
         saved_config.save(config, workdir)
         write_json(workdir / RunFile.IMAGES, start.images)
     first, train_step = int(state.step), jit_train_step(start.recipe, mesh, config.repeatable)
+    joining = Joining(state, mesh)
+    state = joining.join(state)
     due = Due(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
     with (
         closing(RunLog(workdir, first, jax.process_index() == 0, config.loggers, config.to_dict())) as run_log,
@@ -172,9 +175,9 @@ def train(
                 log.tell(step, is_due=due.log(step))
                 checkpoints.check()
             if is_saved:
-                checkpoints.save(state, batches.get_state())
+                checkpoints.save(joining.separate(state), batches.get_state())
             if due.evaluate(step):
-                evaluation.evaluate(step, state)
+                evaluation.evaluate(step, joining.separate(state))
                 log.skip_to(step)
             if due.end(step) or (is_saved and stop.received):  # a signal since then waits for the next step's save
                 break

@@ -23,6 +23,7 @@ from gcn_jax.planning import gpu_text, hlo_text
 from gcn_jax.runtime import compilation
 from gcn_jax.runtime.mesh import batch_sharding, replicated
 from gcn_jax.training.optimizer import split_fixed
+from gcn_jax.training.small_arrays import is_joined, join
 from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step, make_loss, make_train_step
 
 _VERSION = 4  # of the files in cache_dir/plans
@@ -38,9 +39,10 @@ def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> t
       size: height and width of the images, pixels.
 
     Returns:
-      The state and the batch, with `jax.ShapeDtypeStruct` as leaves.
+      The state, as the step takes it, and the batch, with `jax.ShapeDtypeStruct` as leaves.
     """
     state = jax.eval_shape(lambda v: init_state(v, recipe), variable_shapes(recipe.model))
+    state = jax.eval_shape(join, state) if is_joined(mesh) else state
     pixels = (batch_size, size, size)
     images = jax.ShapeDtypeStruct((*pixels, recipe.model.channels), recipe.preprocessing.dtype)
     planes = (recipe.model.num_classes,) if recipe.loss.multi_label else ()
@@ -63,7 +65,7 @@ def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> 
       batch_size: number of images in a batch.
       size: height and width of the images, pixels.
     """
-    loss_fn = make_loss(recipe)
+    loss_fn = make_loss(recipe, is_joined(mesh))
 
     def kept_of(num_batches: int) -> int:
         state, batch = abstract_inputs(recipe, mesh, num_batches * batch_size, size)
@@ -184,7 +186,8 @@ def step_flops(recipe: Recipe, state: TrainState, batch: PyTree, kind: str) -> f
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     with platform(kind):
-        traced = jax.jit(make_train_step(recipe)).trace(jax.tree.map(plain, state), jax.tree.map(plain, batch))
+        step = make_train_step(recipe, joined=kind == "gpu")
+        traced = jax.jit(step).trace(jax.tree.map(plain, state), jax.tree.map(plain, batch))
     return traced.lower(lowering_platforms=("cuda" if kind == "gpu" else kind,)).cost_analysis()["flops"]
 
 

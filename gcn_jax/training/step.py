@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from gcn_jax.models import Network
+from gcn_jax.models import Network, variable_shapes
+from gcn_jax.models.ops.xla import select
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
+from gcn_jax.training import small_arrays
 from gcn_jax.training.losses import Loss
 from gcn_jax.training.optimizer import join_fixed, split_fixed
 
@@ -85,36 +87,55 @@ def init_state(variables: dict[str, PyTree], recipe: Recipe) -> TrainState:
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm of all numbers in a tree, float32."""
-    # Small arrays are joined, so that the program has few parts. The zero is there in case no array is small.
-    leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
-    arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
-    arrays.append(jnp.concatenate([jnp.zeros(1), *(leaf for leaf in leaves if leaf.size < _LARGE)]))
-    return jnp.sqrt(sum(jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in arrays))
+
+    def by_array(*leaves: jax.Array) -> Any:
+        # Small arrays are joined, so that the program has few parts. The zero is there in case no array is small.
+        flat = [leaf.reshape(-1) for leaf in leaves]
+        arrays = [leaf for leaf in flat if leaf.size >= _LARGE]
+        arrays.append(jnp.concatenate([jnp.zeros(1), *(leaf for leaf in flat if leaf.size < _LARGE)]))
+        return sum(jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in arrays)
+
+    def by_row(*leaves: jax.Array) -> jax.Array:
+        # The sums of rows are part of what makes the arrays; one more launch adds them up, and not one an array.
+        rows = jnp.concatenate([jnp.sum(jnp.square(jnp.atleast_1d(leaf)), axis=-1).reshape(-1) for leaf in leaves])
+        return jnp.sum(jax.lax.optimization_barrier(rows))
+
+    return jnp.sqrt(select(*jax.tree.leaves(tree), one_cpu=by_array, gpu=by_row, elsewhere=by_array))
 
 
-def make_loss(recipe: Recipe) -> Callable[..., tuple[jax.Array, PyTree]]:
+def make_loss(recipe: Recipe, joined: bool = False) -> Callable[..., tuple[jax.Array, PyTree]]:
     """Makes the function ``(trained, fixed, batch_stats, batch) -> (loss, batch_stats)``.
 
-    The first two arguments are the parameters, as `split_fixed` returns them.
+    The first two arguments are the parameters, as `split_fixed` returns them; for `joined` see `make_train_step`.
     """
 
     def loss_fn(trained: PyTree, fixed: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[jax.Array, PyTree]:
         variables = {"params": join_fixed(trained, fixed), "batch_stats": batch_stats}
+        if joined:
+            shapes = variable_shapes(recipe.model)
+            variables = small_arrays.separate_variables(variables, shapes, recipe.model.backbone.norm)
         images = normalize(batch["image"], recipe.preprocessing)
         logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"])
-        return recipe.loss(logits, batch["label"], updated.get("auxiliary", {})), updated["batch_stats"]
+        batch_stats = small_arrays.join(updated["batch_stats"]) if joined else updated["batch_stats"]
+        return recipe.loss(logits, batch["label"], updated.get("auxiliary", {})), batch_stats
 
     return loss_fn
 
 
-def make_train_step(recipe: Recipe) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+def make_train_step(
+    recipe: Recipe, joined: bool = False
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Makes the step, a pure function ``(state, batch) -> (state, metrics)``.
 
     The batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}``. The metrics are two float32 scalars of
     this batch, from before the update: ``loss``, and ``grad_norm``, the Euclidean norm of the gradient.
+
+    Args:
+      recipe: of the step.
+      joined: whether the state that it takes and returns is one from `small_arrays.join`.
     """
 
-    loss_and_grads = jax.value_and_grad(make_loss(recipe), has_aux=True)
+    loss_and_grads = jax.value_and_grad(make_loss(recipe, joined), has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         trained, fixed = split_fixed(state.params, recipe.model.backbone.freeze)
@@ -133,10 +154,12 @@ def make_train_step(recipe: Recipe) -> Callable[[TrainState, Batch], tuple[Train
 def jit_train_step(recipe: Recipe, mesh: Mesh | None = None, repeatable: bool = True) -> Any:
     """The step, jitted as training runs it: the state is donated, and the same input gives the same bits each time.
 
+    The state is one from `small_arrays.Joining`, for the same devices.
+
     Args:
       recipe: of the step.
       mesh: of devices; None: the default device.
       repeatable: False: a GPU may give other bits each time.
     """
-    step = make_train_step(recipe)
+    step = make_train_step(recipe, small_arrays.is_joined(mesh))
     return platform_jit(step, recipe.model.dtype, mesh, repeatable=repeatable, donate_argnums=0)

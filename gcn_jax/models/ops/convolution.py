@@ -24,9 +24,12 @@ others                                 XLA's own, with zeros laid around    stri
 even sides                                                                  pixels
 ====================================== ==================================== ====================== ===================
 
-The modules are `products`, `cpu` and `winograd`, `tpu` (strips), `packed` (the refinement) and `plain` (XLA's own). How
-a form's gradients are computed is said there. `xla.convolutions`, which ``build_model(convolutions="plain")`` sets,
-turns all of it off: every device then takes XLA's own convolutions, and JAX's gradients of them.
+On a GPU the last row of kernels and those of "others" have zeros for the channels that are missing to a multiple of 8.
+
+The modules are `products`, `cpu` and `winograd`, `tpu` (strips), `gpu` (the zeros), `packed` (the refinement) and
+`plain` (XLA's own). How a form's gradients are computed is said there. `xla.convolutions`, which
+``build_model(convolutions="plain")`` sets, turns all of it off: every device then takes XLA's own convolutions, and
+JAX's gradients of them.
 """
 
 import functools
@@ -37,10 +40,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from . import cpu, plain, products, tpu
+from . import cpu, gpu, plain, products, tpu
 from .plain import DENSE, depth_to_space
 from .shift import add_shift, sum_to_channels
-from .xla import after, apart, is_on_mesh, is_plain, select, traced_once
+from .xla import after, apart, identity, is_on_mesh, is_plain, select, traced_once
 
 __all__ = ["Dtype", "Stride", "add_shift", "conv2d", "conv_transpose2d", "max_pool", "scaled_conv2d"]
 
@@ -72,7 +75,9 @@ def _differentiated(convolve: Callable[..., jax.Array]) -> Form:
 _PRODUCT = Form(products.convolve_1x1, products.gradients_1x1)
 _LONG = Form(products.convolve_long, products.gradients_long)
 _ONE_CPU = Form(cpu.convolve, cpu.gradients)
-_PAIRS, _STRIPS, _XLA_OWN = (_differentiated(form) for form in (cpu.convolve_pairs, tpu.convolve, plain.convolve))
+_PAIRS, _STRIPS, _PADDED, _XLA_OWN = map(
+    _differentiated, (cpu.convolve_pairs, tpu.convolve, gpu.convolve, plain.convolve)
+)
 
 
 def _forms(kernel: jax.Array, stride: tuple[int, int]) -> dict[str, Form]:
@@ -84,7 +89,7 @@ def _forms(kernel: jax.Array, stride: tuple[int, int]) -> dict[str, Form]:
         return {"one_cpu": _LONG, "tpu": _STRIPS, "elsewhere": _LONG}
     if stride == (2, 2) and c <= 4:
         return {"one_cpu": _PAIRS, "tpu": _STRIPS, "elsewhere": _XLA_OWN}
-    return {"one_cpu": _ONE_CPU, "tpu": _STRIPS, "elsewhere": _XLA_OWN}
+    return {"one_cpu": _ONE_CPU, "tpu": _STRIPS, "gpu": _PADDED, "elsewhere": _XLA_OWN}
 
 
 @functools.partial(traced_once, static_argnames="stride")
@@ -167,7 +172,8 @@ def _scaled_conv2d_backward(
     x, kernel, scale = saved
     scaled = _scaled(kernel, after(scale, dy))
     (dx,) = jax.vjp(lambda x: conv2d(x, scaled.astype(x.dtype), stride=stride), x)[1](dy)
-    (sums,) = jax.vjp(lambda kernel: conv2d(x, kernel.astype(x.dtype), stride=stride), kernel)[1](dy)
+    (sums,) = jax.vjp(lambda kernel: conv2d(x, kernel, stride=stride), kernel.astype(x.dtype))[1](dy)
+    sums = select(sums, gpu=gpu.in_own_order, one_cpu=identity, elsewhere=identity).astype(kernel.dtype)
     scale_gradient = sum_to_channels(sums * kernel)
     if kernel.size >= cpu.LARGE:  # the optimizer changes a kernel in place: XLA would copy it if a use could follow
         scale = after(after(scale, dx), scale_gradient)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from .convolution import conv2d
+from .gpu import by_eights
 from .plain import depth_to_space, space_to_depth
 from .shift import add_shift
 from .xla import select, traced_once
@@ -30,13 +31,19 @@ class BiasedConv(NamedTuple):
 @traced_once
 def refine(x: jax.Array, conv1: BiasedConv, conv2: BiasedConv) -> jax.Array:
     """``x + conv2(relu(conv1(x)))`` by 3x3 convolutions from C to C channels: [B, H, W, C] -> the same."""
-    if x.shape[3] > 32 or x.shape[1] % 2 or x.shape[2] % 2:
-        return _refine(x, conv1, conv2)
-    return select(x, conv1, conv2, one_cpu=_refine, tpu=refine_packed, elsewhere=_refine)
+    is_packable = x.shape[3] <= 32 and x.shape[1] % 2 == x.shape[2] % 2 == 0
+    forms = {"one_cpu": _refine, "tpu": refine_packed if is_packable else _refine, "gpu": refine_by_eights}
+    return select(x, conv1, conv2, **forms, elsewhere=_refine)
 
 
 def _refine(x: jax.Array, conv1: BiasedConv, conv2: BiasedConv) -> jax.Array:
     return x + conv2(nn.relu(conv1(x)))
+
+
+def refine_by_eights(x: jax.Array, conv1: BiasedConv, conv2: BiasedConv) -> jax.Array:
+    """`refine` with zeros for the channels that are missing to a multiple of 8: they stay zeros."""
+    conv1, conv2 = (BiasedConv(by_eights(kernel, (2, 3)), by_eights(bias)) for kernel, bias in (conv1, conv2))
+    return _refine(by_eights(x), conv1, conv2)[..., : x.shape[3]]
 
 
 def refine_packed(x: jax.Array, conv1: BiasedConv, conv2: BiasedConv) -> jax.Array:

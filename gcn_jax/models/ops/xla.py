@@ -40,6 +40,7 @@ def select(
     one_cpu: Callable[..., Any],
     elsewhere: Callable[..., Any],
     tpu: Callable[..., Any] | None = None,
+    gpu: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Any:
     """Calls the form for the devices at hand: all compute the same values, each in another way.
@@ -54,17 +55,18 @@ def select(
       tpu: for one or several TPUs; None: `elsewhere`.
       **options: of the form, not arrays.
     """
-    forms = {"cpu": elsewhere if is_on_mesh(args[0]) else one_cpu, "tpu": tpu or elsewhere}
+    forms = {"cpu": elsewhere if is_on_mesh(args[0]) else one_cpu, "tpu": tpu or elsewhere, "cuda": gpu or elsewhere}
     forms = {name: form for name, form in forms.items() if form is not elsewhere}
     if is_plain() or not forms:
         return elsewhere(*args, **options)
     if platform.value is None:  # the form is chosen when the program is lowered; tracing a step takes twice the time
         forms = {name: partial(form, **options) for name, form in forms.items()}
         return jax.lax.platform_dependent(*args, default=partial(elsewhere, **options), **forms)
-    return forms.get(platform.value, elsewhere)(*args, **options)
+    return forms.get({"gpu": "cuda"}.get(platform.value, platform.value), elsewhere)(*args, **options)
 
 
-def _identity(x: jax.Array, *_: jax.Array) -> jax.Array:
+def identity(x: jax.Array, *_: jax.Array) -> jax.Array:
+    """The first argument: the form of a device that needs none."""
     return x
 
 
@@ -79,7 +81,7 @@ def once(x: jax.Array) -> jax.Array:
     each of their uses: every residual block would start over from the first of its stage. A division it computes once,
     and it cannot know that this one is by 1, since 0 times a number is not 0 if that number is not finite.
     """
-    return select(x, one_cpu=_divided_by_one, elsewhere=_identity)
+    return select(x, one_cpu=_divided_by_one, elsewhere=identity)
 
 
 def after(x: jax.Array, other: jax.Array) -> jax.Array:
@@ -92,7 +94,7 @@ def after(x: jax.Array, other: jax.Array) -> jax.Array:
     def with_zero(x, other):
         return x + (0 * other[(0,) * other.ndim]).astype(x.dtype)
 
-    return select(x, other, one_cpu=with_zero, elsewhere=_identity)
+    return select(x, other, one_cpu=with_zero, elsewhere=identity)
 
 
 def apart(x: jax.Array) -> jax.Array:
@@ -114,7 +116,8 @@ def relu_once(x: jax.Array) -> jax.Array:
 @jax.custom_vjp
 @traced_once
 def _relu_once(x: jax.Array) -> jax.Array:
-    return select(nn.relu(x), one_cpu=_divided_by_one, tpu=jax.lax.optimization_barrier, elsewhere=_identity)
+    barrier = jax.lax.optimization_barrier
+    return select(nn.relu(x), one_cpu=_divided_by_one, tpu=barrier, gpu=barrier, elsewhere=identity)
 
 
 def _relu_once_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
