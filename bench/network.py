@@ -71,7 +71,7 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
     from gcn_jax.models.preprocessing import normalize
     from gcn_jax.planning.device_limits import device_limits
     from gcn_jax.runtime.compilation import platform_jit, return_memory
-    from gcn_jax.training.small_arrays import Joining, is_joined
+    from gcn_jax.training.small_arrays import for_step, is_joined
     from gcn_jax.training.step import init_state, jit_train_step, make_train_step
 
     return_memory()
@@ -90,8 +90,7 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
         forward = platform_jit(score, model.dtype).lower(variables, image).compile()
         flops = functools.partial(_flops, score, variables, image)
         return Work(lambda: jax.block_until_ready(forward(variables, image)), flops, peak)
-    state = [init_state(variables, recipe)]
-    state[0] = Joining(state[0]).join(state[0])
+    state = [for_step(init_state(variables, recipe))[0]]
     data = jax.device_put({"image": image, "label": label})
     compiled = jit_train_step(recipe).lower(state[0], data).compile()
 

@@ -101,6 +101,22 @@ def test_the_bytes_of_a_gpus_text():
     assert hlo_text.main_memory_bytes(PROGRAM) == expected
 
 
+def test_a_slice_reads_only_what_it_copies():
+    """By itself, not together with anything else."""
+    computation = (
+        "%wrapped_slice (p: bf16[256,20]) -> bf16[2,20] {\n  %p = bf16[256,20]{1,0} parameter(0)\n"
+        "  ROOT %part = bf16[2,20]{1,0} slice(%p), slice={[0:2], [0:20]}\n}\n\n"
+    )
+    line = "%w = bf16[2,20]{1,0} fusion(%p), kind=kLoop, calls=%wrapped_slice\n  %s = "
+    text = computation + PROGRAM.replace("%s = ", line)
+    before, part = hlo_text.main_memory_bytes(PROGRAM), 2 * 20 * 2
+    assert hlo_text.main_memory_bytes(text) == before + 2 * part
+    negated = text.replace("ROOT %part", "%n = bf16[256,20]{1,0} negate(%p)\n  ROOT %part").replace(
+        "slice(%p)", "slice(%n)"
+    )
+    assert hlo_text.main_memory_bytes(negated) == before + part + 256 * 20 * 2
+
+
 def test_operations_that_are_not_repeatable_are_found_in_all_computations():
     assert gpu_text.not_repeatable(PROGRAM) == []
     for operation, attributes, names in (

@@ -30,12 +30,12 @@ from gcn_jax.modes.start_weights import check_start, start_weights, with_own_pat
 from gcn_jax.runtime import agreement
 from gcn_jax.runtime.mesh import check_divides, gather, make_mesh, put_batch, read_share, replicated
 from gcn_jax.runtime.stop_signals import StopSignals
+from gcn_jax.training import small_arrays
 from gcn_jax.training.due import Due
 from gcn_jax.training.loggers import check_installed
 from gcn_jax.training.optimizer import learning_rate
 from gcn_jax.training.profile import Profile
 from gcn_jax.training.run_log import Progress, RunLog
-from gcn_jax.training.small_arrays import Joining
 from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step
 
 
@@ -159,8 +159,7 @@ def train(
         saved_config.save(config, workdir)
         write_json(workdir / RunFile.IMAGES, start.images)
     first, train_step = int(state.step), jit_train_step(start.recipe, mesh, config.repeatable)
-    joining = Joining(state, mesh)
-    state = joining.join(state)
+    state, separated = small_arrays.for_step(state, mesh)
     due = Due(config.num_steps, config.log_every, config.eval_every, config.checkpoint_every)
     with (
         closing(RunLog(workdir, first, jax.process_index() == 0, config.loggers, config.to_dict())) as run_log,
@@ -175,9 +174,9 @@ def train(
                 log.tell(step, is_due=due.log(step))
                 checkpoints.check()
             if is_saved:
-                checkpoints.save(joining.separate(state), batches.get_state())
+                checkpoints.save(separated(state), batches.get_state())
             if due.evaluate(step):
-                evaluation.evaluate(step, joining.separate(state))
+                evaluation.evaluate(step, separated(state))
                 log.skip_to(step)
             if due.end(step) or (is_saved and stop.received):  # a signal since then waits for the next step's save
                 break

@@ -26,7 +26,7 @@ from gcn_jax.training.optimizer import split_fixed
 from gcn_jax.training.small_arrays import is_joined, join
 from gcn_jax.training.step import Recipe, TrainState, init_state, jit_train_step, make_loss, make_train_step
 
-_VERSION = 4  # of the files in cache_dir/plans
+_VERSION = 5  # of the files in cache_dir/plans
 
 
 def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> tuple[TrainState, PyTree]:

@@ -2,9 +2,8 @@
 
 import re
 
-from gcn_jax.planning.hlo_text import INSTRUCTION, NO_TRAFFIC
+from gcn_jax.planning.hlo_text import COMPUTATION, INSTRUCTION, NO_TRAFFIC
 
-_COMPUTATION = re.compile(r"^%(\S+) \(.*?\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _CALLED = re.compile(r"calls=%([\w.-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]+)"')
 _COPIES = {"copy", "slice", "concatenate", "pad", "reverse", "dynamic-slice", "dynamic-update-slice", "gather"}
@@ -35,7 +34,7 @@ def launches(text: str) -> dict[str, int]:
     Args:
       text: of the compiled program, as `jax.stages.Compiled.as_text` gives it.
     """
-    computations = dict(_COMPUTATION.findall(text))
+    computations = dict(COMPUTATION.findall(text))
     found: dict[str, int] = {}
     for operation, line in _operations_of(text[text.index("\nENTRY") :]):
         if operation.endswith("-done"):

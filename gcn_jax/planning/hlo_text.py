@@ -8,6 +8,9 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "al
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.+?) ({'|'.join(KINDS)})(-start)?\(", re.MULTILINE)
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.+?) ([a-z-]+)\((.*?)\)(?:,|$)", re.MULTILINE)
+COMPUTATION = re.compile(r"^%(\S+) \(.*?\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_FUSION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = .+? fusion\(.*?calls=%([\w.-]+)", re.MULTILINE)
+_SLICE = {"parameter", "slice"}
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ON_CHIP = "S(1)"  # in an array's layout, this stands for a TPU's fast memory
 NO_TRAFFIC = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
@@ -39,7 +42,7 @@ def main_memory_bytes(text: str) -> int:
     there twice. Here each operation counts its operands and results in main memory, without the padding of their tiles.
     A GPU's cache may serve a part of them, which the text does not say.
     """
-    entry = text[text.index("\nENTRY") :]
+    entry, slices = text[text.index("\nENTRY") :], _slices(text)
     shapes: dict[str, str] = {}
     total = 0
     for name, shape, operation, arguments in INSTRUCTION.findall(entry):
@@ -47,7 +50,7 @@ def main_memory_bytes(text: str) -> int:
         operands = [shapes.get(operand, "") for operand in dict.fromkeys(re.findall(r"%?([\w.-]+)", arguments))]
         if operation in NO_TRAFFIC or operation.endswith("-done"):
             continue
-        if operation in ("slice", "slice-start"):  # these read only what they copy
+        if operation in ("slice", "slice-start") or name in slices:  # these read only what they copy
             result = _parts(shape)[1] if operation == "slice-start" else shape
             copied = sum(_num_bytes(dtype, dims) for dtype, dims, _ in _ARRAY.findall(result))
             total += copied * sum(_in_main_memory(part) > 0 for part in (operands[0], result))
@@ -56,6 +59,14 @@ def main_memory_bytes(text: str) -> int:
         else:
             total += _in_main_memory(shape) + sum(map(_in_main_memory, operands))
     return total
+
+
+def _slices(text: str) -> set[str]:
+    """The names of the fusions that only copy a part of their operand."""
+    names = {
+        name for name, body in COMPUTATION.findall(text) if {op for *_, op, _ in INSTRUCTION.findall(body)} == _SLICE
+    }
+    return {name for name, called in _FUSION.findall(text) if called in names}
 
 
 def estimated_cycles(text: str) -> int:

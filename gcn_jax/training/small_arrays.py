@@ -6,6 +6,7 @@ of norms. Joined they are 14, 14 and 10. A CPU calls functions, which costs noth
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -22,27 +23,19 @@ _LARGE = 2**14  # an array of so many numbers stays as it is
 _Path = tuple[str, ...]
 
 
-class Joining:
-    """From a training's state to what its step takes, and back; on a CPU both are the same.
+def for_step(state: PyTree, mesh: Mesh | None = None) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """A training's state as the step for some devices takes it, and the function that separates such states again.
+
+    Large arrays are not copied: the two states share them, so that the step, which is given one, ends both.
 
     Args:
-      state: with the structure, shapes and devices of all that will be joined.
+      state: with arrays on these devices.
       mesh: of devices; None: the default one.
     """
-
-    def __init__(self, state: PyTree, mesh: Mesh | None = None):
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-        self._is_needed = is_joined(mesh)
-        self._join = jax.jit(join)  # large arrays pass through: they are not copied
-        self._separate = jax.jit(lambda joined: separate(joined, like))
-
-    def join(self, state: PyTree) -> PyTree:
-        """What the step takes."""
-        return self._join(state) if self._is_needed else state
-
-    def separate(self, state: PyTree) -> PyTree:
-        """What is saved and evaluated."""
-        return self._separate(state) if self._is_needed else state
+    if not is_joined(mesh):
+        return state, lambda state: state
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    return jax.jit(join)(state), jax.jit(lambda joined: separate(joined, like))
 
 
 def is_joined(mesh: Mesh | None = None) -> bool:

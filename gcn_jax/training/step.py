@@ -154,7 +154,7 @@ def make_train_step(
 def jit_train_step(recipe: Recipe, mesh: Mesh | None = None, repeatable: bool = True) -> Any:
     """The step, jitted as training runs it: the state is donated, and the same input gives the same bits each time.
 
-    The state is one from `small_arrays.Joining`, for the same devices.
+    The state is one from `small_arrays.for_step`, for the same devices.
 
     Args:
       recipe: of the step.
