@@ -9,7 +9,7 @@ published set of ResNet weights.
 Which kernel takes which form, from C channels to D. `_forms` implements it; `xla.select` knows the device:
 
 ====================================== ==================================== ====================== ===================
-kernel                                 one CPU device                       TPU, one or several    GPU, several CPUs
+kernel                                 one CPU device                       TPU, one or several    several CPUs
 ====================================== ==================================== ====================== ===================
 1 x 1                                  a matrix product                     the same               the same
 k x 1 or 1 x k, stride 1, 4 D <= C     products with all taps, shifted sums strips of rows         as on one CPU
@@ -24,9 +24,10 @@ others                                 XLA's own, with zeros laid around    stri
 even sides                                                                  pixels
 ====================================== ==================================== ====================== ===================
 
-On a GPU the last row of kernels and those of "others" have zeros for the channels that are missing to a multiple of 8.
+A GPU takes XLA's own, which is cuDNN's, except for matrix products and the transposed: with zeros for the channels that
+are missing to a multiple of 8, and gradients in the kernel's own order.
 
-The modules are `products`, `cpu` and `winograd`, `tpu` (strips), `gpu` (the zeros), `packed` (the refinement) and
+The modules are `products`, `cpu` and `winograd`, `tpu` (strips), `gpu`, `packed` (the refinement) and
 `plain` (XLA's own). How a form's gradients are computed is said there. `xla.convolutions`, which
 ``build_model(convolutions="plain")`` sets, turns all of it off: every device then takes XLA's own convolutions, and
 JAX's gradients of them.
@@ -43,7 +44,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from . import cpu, gpu, plain, products, tpu
 from .plain import DENSE, depth_to_space
 from .shift import add_shift, sum_to_channels
-from .xla import after, apart, identity, is_on_mesh, is_plain, select, traced_once
+from .xla import after, apart, is_on_mesh, is_plain, select, traced_once
 
 __all__ = ["Dtype", "Stride", "add_shift", "conv2d", "conv_transpose2d", "max_pool", "scaled_conv2d"]
 
@@ -72,12 +73,22 @@ def _differentiated(convolve: Callable[..., jax.Array]) -> Form:
     return Form(convolve, gradients)
 
 
+def _of_gpu(convolve: Callable[..., jax.Array]) -> Form:
+    """With these gradients, the kernel's laid out as the kernel is."""
+    form = _differentiated(convolve)
+
+    def gradients(x, kernel, dy, stride):
+        dx, kernel_gradient = form.gradients(x, kernel, dy, stride)
+        return dx, gpu.in_own_order(kernel_gradient)
+
+    return Form(convolve, gradients)
+
+
 _PRODUCT = Form(products.convolve_1x1, products.gradients_1x1)
 _LONG = Form(products.convolve_long, products.gradients_long)
 _ONE_CPU = Form(cpu.convolve, cpu.gradients)
-_PAIRS, _STRIPS, _PADDED, _XLA_OWN = map(
-    _differentiated, (cpu.convolve_pairs, tpu.convolve, gpu.convolve, plain.convolve)
-)
+_PAIRS, _STRIPS, _XLA_OWN = (_differentiated(form) for form in (cpu.convolve_pairs, tpu.convolve, plain.convolve))
+_CUDNN, _CUDNN_BY_EIGHTS = (_of_gpu(form) for form in (plain.convolve, gpu.convolve))
 
 
 def _forms(kernel: jax.Array, stride: tuple[int, int]) -> dict[str, Form]:
@@ -86,10 +97,10 @@ def _forms(kernel: jax.Array, stride: tuple[int, int]) -> dict[str, Form]:
     if kh == kw == 1:
         return {"one_cpu": _PRODUCT, "tpu": _PRODUCT, "elsewhere": _PRODUCT}
     if stride == DENSE and 1 in (kh, kw) and 4 * d <= c:
-        return {"one_cpu": _LONG, "tpu": _STRIPS, "elsewhere": _LONG}
+        return {"one_cpu": _LONG, "tpu": _STRIPS, "gpu": _CUDNN_BY_EIGHTS, "elsewhere": _LONG}
     if stride == (2, 2) and c <= 4:
-        return {"one_cpu": _PAIRS, "tpu": _STRIPS, "elsewhere": _XLA_OWN}
-    return {"one_cpu": _ONE_CPU, "tpu": _STRIPS, "gpu": _PADDED, "elsewhere": _XLA_OWN}
+        return {"one_cpu": _PAIRS, "tpu": _STRIPS, "gpu": _CUDNN, "elsewhere": _XLA_OWN}
+    return {"one_cpu": _ONE_CPU, "tpu": _STRIPS, "gpu": _CUDNN_BY_EIGHTS, "elsewhere": _XLA_OWN}
 
 
 @functools.partial(traced_once, static_argnames="stride")
@@ -173,7 +184,7 @@ def _scaled_conv2d_backward(
     scaled = _scaled(kernel, after(scale, dy))
     (dx,) = jax.vjp(lambda x: conv2d(x, scaled.astype(x.dtype), stride=stride), x)[1](dy)
     (sums,) = jax.vjp(lambda kernel: conv2d(x, kernel, stride=stride), kernel.astype(x.dtype))[1](dy)
-    sums = select(sums, gpu=gpu.in_own_order, one_cpu=identity, elsewhere=identity).astype(kernel.dtype)
+    sums = sums.astype(kernel.dtype)
     scale_gradient = sum_to_channels(sums * kernel)
     if kernel.size >= cpu.LARGE:  # the optimizer changes a kernel in place: XLA would copy it if a use could follow
         scale = after(after(scale, dx), scale_gradient)

@@ -65,8 +65,7 @@ def select(
     return forms.get({"gpu": "cuda"}.get(platform.value, platform.value), elsewhere)(*args, **options)
 
 
-def identity(x: jax.Array, *_: jax.Array) -> jax.Array:
-    """The first argument: the form of a device that needs none."""
+def _identity(x: jax.Array, *_: jax.Array) -> jax.Array:
     return x
 
 
@@ -81,7 +80,7 @@ def once(x: jax.Array) -> jax.Array:
     each of their uses: every residual block would start over from the first of its stage. A division it computes once,
     and it cannot know that this one is by 1, since 0 times a number is not 0 if that number is not finite.
     """
-    return select(x, one_cpu=_divided_by_one, elsewhere=identity)
+    return select(x, one_cpu=_divided_by_one, elsewhere=_identity)
 
 
 def after(x: jax.Array, other: jax.Array) -> jax.Array:
@@ -94,7 +93,7 @@ def after(x: jax.Array, other: jax.Array) -> jax.Array:
     def with_zero(x, other):
         return x + (0 * other[(0,) * other.ndim]).astype(x.dtype)
 
-    return select(x, other, one_cpu=with_zero, elsewhere=identity)
+    return select(x, other, one_cpu=with_zero, elsewhere=_identity)
 
 
 def apart(x: jax.Array) -> jax.Array:
@@ -117,7 +116,7 @@ def relu_once(x: jax.Array) -> jax.Array:
 @traced_once
 def _relu_once(x: jax.Array) -> jax.Array:
     barrier = jax.lax.optimization_barrier
-    return select(nn.relu(x), one_cpu=_divided_by_one, tpu=barrier, gpu=barrier, elsewhere=identity)
+    return select(nn.relu(x), one_cpu=_divided_by_one, tpu=barrier, gpu=barrier, elsewhere=_identity)
 
 
 def _relu_once_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
