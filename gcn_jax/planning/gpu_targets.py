@@ -49,9 +49,9 @@ class GpuTarget:
     link_bandwidth: float
 
 
-# A100, H100, H200 and B200: XLA's own descriptions of them (openxla/xla, xla/backends/gpu/target_config/specs). L4, L40S,
-# RTX 4090 and T4: published specifications that quote NVIDIA's data sheets. The RTX 3090, and the operations and links
-# of the first four, are written down from memory and not yet compared. Operations are dense, half of those "with
+# A100, H100, H200 and B200: XLA's own descriptions of them (openxla/xla, xla/backends/gpu/target_config/specs). L4,
+# L40S, RTX 4090 and T4: published specifications that quote NVIDIA's data sheets. The RTX 3090, and the operations and
+# links of the first four, are written down from memory and not yet compared. Operations are dense, half of those "with
 # sparsity"; GeForce: added up in float32; PCIe: 16 lanes.
 GPUS = {
     "a100": GpuTarget(
