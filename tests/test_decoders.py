@@ -235,16 +235,23 @@ def test_unpooling_the_maxima_gives_them_back_and_zeros(size):
     np.testing.assert_array_equal(unpool(jnp.asarray(largest), jnp.asarray(x)), expected)
 
 
+@pytest.mark.parametrize("dilation", [2, 4, 5, 9, 12])
 @pytest.mark.parametrize("convolutions", ["fast", "plain"])
-def test_a_dilated_convolution_is_one_of_a_kernel_with_zeros_between(convolutions):
-    x, kernel = normal(1, 9, 11, 3), normal(3, 3, 3, 2, seed=1)
-    spread = np.zeros((9, 9, 3, 2), np.float32)
-    spread[::4, ::4] = kernel
-    expected = jax.lax.conv_general_dilated(
-        x, spread, (1, 1), ((4, 4), (4, 4)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def test_a_dilated_convolution_is_one_of_a_kernel_with_zeros_between(convolutions, dilation):
+    """Also where some taps, or all but the middle, never meet the map; with its gradients."""
+    x, kernel, dy = normal(1, 9, 11, 3), normal(3, 3, 3, 2, seed=1), normal(1, 9, 11, 2, seed=2)
+
+    def spread_out(x, kernel):
+        side = 2 * dilation + 1
+        spread = jnp.zeros((side, side, 3, 2)).at[::dilation, ::dilation].set(kernel)
+        around = ((dilation, dilation),) * 2
+        return jax.lax.conv_general_dilated(x, spread, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
     with xla.platform("cpu"), xla.convolutions(convolutions):
-        np.testing.assert_allclose(jax.jit(dilated_conv2d, static_argnums=2)(x, kernel, 4), expected, atol=1e-5)
+        found, pullback = jax.vjp(lambda x, kernel: dilated_conv2d(x, kernel, dilation), x, kernel)
+        expected, expected_pullback = jax.vjp(spread_out, x, kernel)
+        for a, b in zip((found, *pullback(dy)), (expected, *expected_pullback(dy)), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_the_context_module_starts_by_passing_what_is_positive():
