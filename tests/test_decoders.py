@@ -1,5 +1,6 @@
 """The decoders of related work: against PyTorch, by their numbers of parameters, and by closed forms."""
 
+import functools
 import json
 
 import flax
@@ -156,6 +157,64 @@ def test_a_whole_network_at_stride_8_is_pytorchs(tmp_path):
 def test_norms_of_the_batch_are_pytorchs(name):
     """The same with the batch's statistics, two images of sides that the bins divide."""
     compare_with_torch(name, (96, 128), norm="train")
+
+
+def own_of(variables):
+    """Those of the decoder, without the backbone's and the second head's."""
+    others = ("backbone", "auxiliary")
+    return {kind: {k: v for k, v in tree.items() if k not in others} for kind, tree in variables.items()}
+
+
+def test_a_decoders_own_norm_is_pytorchs_and_the_backbone_keeps_its_statistics():
+    """Two batches of training, each with its own statistics, which running ones follow; then these are used."""
+    torch = pytest.importorskip("torch", reason="the parity tests compare with PyTorch")
+    model = build_model(5, "resnet14", width=4, decoder="fcn", output_stride=32, decoder_norm="train", auxiliary=True)
+    start = variables = randomize(init_variables(model, 0))
+    twin = twin_of("fcn", own_of(variables)).train()
+    running = {kind: value.clone() for kind, value in twin.reduce.norm.named_buffers()}
+    inputs = []
+    twin.reduce.norm.register_forward_hook(lambda module, given, output: inputs.append(given[0]))
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def apply(variables, images, train):
+        logits, updated = model.apply(variables, images, train, mutable=["batch_stats"])
+        return logits, {**variables, **updated}, model.apply(variables, images, train, method="features")
+
+    def check(images, train):
+        with xla.platform("cpu"):
+            logits, updated, features = apply(variables, images, train)
+        theirs = {key: torch.from_numpy(np.array(value.transpose(0, 3, 1, 2))) for key, value in features.items()}
+        expected = twin(theirs, images.shape[1:3]).detach().numpy().transpose(0, 2, 3, 1)
+        assert relative(logits, expected) < 1e-4
+        return updated
+
+    for i in range(2):
+        variables = check((i + 1) * normal(2, 64, 96, 3, seed=i) + i, True)
+        moments = {"mean": inputs[i].mean((0, 2, 3)), "var": inputs[i].var((0, 2, 3), correction=0)}
+        for kind, value in moments.items():
+            running[f"running_{kind}"] = 0.9 * running[f"running_{kind}"] + 0.1 * value.detach()
+            found = variables["batch_stats"]["reduce"]["norm"][kind]
+            np.testing.assert_allclose(found, running[f"running_{kind}"], rtol=1e-4, atol=1e-5)
+    twin.reduce.norm.running_var.copy_(running["running_var"])  # PyTorch's divides by one value less
+    twin.eval()
+    assert jax.tree.all(jax.tree.map(np.array_equal, check(normal(2, 64, 96, 3), False), variables))
+    stats = variables["batch_stats"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, stats["backbone"], start["batch_stats"]["backbone"]))
+    assert not np.array_equal(
+        stats["auxiliary"]["reduce"]["norm"]["mean"], start["batch_stats"]["auxiliary"]["reduce"]["norm"]["mean"]
+    )
+
+
+@pytest.mark.slow
+def test_a_decoder_can_be_frozen_beside_a_backbone_that_follows_the_batch():
+    model = build_model(5, "resnet14", width=4, decoder="segnet", norm="train", decoder_norm="frozen")
+    variables = randomize(init_variables(model, 0))
+    with xla.platform("cpu"):
+        train = jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"])[1]["batch_stats"])
+        found = train(variables, normal(2, 64, 64, 3))
+    before = variables["batch_stats"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, own_of({"a": found}), own_of({"a": before})))
+    assert not np.array_equal(found["backbone"]["norm1"]["mean"], before["backbone"]["norm1"]["mean"])
 
 
 @pytest.mark.parametrize(
@@ -529,6 +588,16 @@ def test_statistics_of_decoders_are_taken_anew(part):
         ({"model.decoder": "pspnet", "model.head": "conv"}, "config.model.head and branches are of decoder='gcn'"),
         ({"model.decoder": "pspnet", "model.norm": "train", "batch_size": 1}, "config.batch_size=1: .*pspnet"),
         ({"model.norm": "train", "batch_size": 1, "data.size": 32}, "config.batch_size=1: .*res-5, one pixel"),
+        ({"model.decoder_norm": "batch"}, "config.model.decoder_norm must be one of frozen, train"),
+        ({"model.decoder_norm": "train"}, "config.model.decoder_norm=train has no effect without a config.model"),
+        (
+            {"model.decoder": "zoomout", "model.decoder_norm": "train", "batch_size": 1},
+            "config.batch_size=1: .*zoomout .*, or config.model.decoder_norm=frozen",
+        ),
+        (
+            {"model.decoder": "segnet", "model.decoder_norm": "train", "batch_size": 1, "data.size": 32},
+            "config.batch_size=1: config.model.decoder_norm=train normalises res-5, .*, or config.model.decoder_norm=f",
+        ),
         (
             {"model.decoder": "zoomout", "reestimate.batches": 2, "reestimate.batch_size": 1},
             "config.reestimate.batch_size=1: must be 2 or more with config.model.decoder=zoomout",
@@ -549,7 +618,20 @@ def test_wrong_values_of_the_config_are_named(config, changes, message):
         validate(config)
 
 
-@pytest.mark.parametrize("missing", [("decoder", "output_stride", "auxiliary")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.decoder": "pspnet", "model.norm": "train", "model.decoder_norm": "frozen", "batch_size": 1},
+        {"model.decoder": "segnet", "model.decoder_norm": "train", "batch_size": 1},
+        {"model.decoder_norm": "train", "model.auxiliary": True},
+    ],
+)
+def test_norms_that_have_more_than_one_value_are_taken(config, changes):
+    config.update_from_flattened_dict(changes)
+    validate(config)
+
+
+@pytest.mark.parametrize("missing", [("decoder", "decoder_norm", "output_stride", "auxiliary")])
 def test_a_run_of_before_there_was_a_choice_is_a_gcn(config, tmp_path, missing):
     saved = config.to_dict()
     for key in missing:

@@ -14,18 +14,16 @@ from gcn_jax.models import DECODERS, Network
 def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
     """Raises `UserError` for statistics of one value, or of a decoder without norms; for a loss without its head."""
     decoder, reestimate = config.model.decoder, config.reestimate
-    is_one = DECODERS[decoder].has_means or config.data.size == model.backbone.output_stride
-    if is_one and config.model.norm == "train" and config.batch_size == 1:
-        what = f"config.model.decoder={decoder} normalises the mean of each image"
-        if not DECODERS[decoder].has_means:
-            what = f"config.model.norm=train normalises res-5, one pixel of config.data.size={config.data.size}"
-        raise UserError(
-            f"config.batch_size=1: {what}, which has no variance in a batch of one; set config.batch_size to 2 "
-            "or more, or config.model.norm=frozen"
-        )
+    if config.batch_size == 1:
+        _check_one_image(config, model)
     if DECODERS[decoder].has_means and reestimate.batches and reestimate.batch_size == 1:
         raise UserError(f"config.reestimate.batch_size=1: must be 2 or more with config.model.decoder={decoder}")
     has_norms = hasattr(model.decoder, "norm") or config.model.auxiliary
+    if config.model.decoder_norm and not has_norms:
+        raise UserError(
+            f"config.model.decoder_norm={config.model.decoder_norm} has no effect without a config.model.decoder with "
+            f"norms, or config.model.auxiliary=True; {decoder} has none"
+        )
     if reestimate.part == "decoder" and not (reestimate.batches and has_norms):
         raise UserError(
             "config.reestimate.part='decoder' has no effect without config.reestimate.batches above 0 and a "
@@ -37,6 +35,24 @@ def check_decoder(config: ml_collections.ConfigDict, model: Network) -> None:
             f"config.loss.auxiliary={config.loss.auxiliary} has no effect without config.model.auxiliary=True, "
             "fused_scales or decoder=lrr"
         )
+
+
+def _check_one_image(config: ml_collections.ConfigDict, model: Network) -> None:
+    """Raises `UserError` for a norm that would take the variance of one value, in batches of one image."""
+    decoder, size = config.model.decoder, config.data.size
+    is_pixel, in_decoder = size == model.backbone.output_stride, getattr(model.decoder, "norm", "") == "train"
+    mean = f"config.model.decoder={decoder} normalises the mean of each image"
+    pixel = f"normalises res-5, one pixel of config.data.size={size}"
+    for key, is_one, what in (
+        ("decoder_norm", in_decoder and DECODERS[decoder].has_means, mean),
+        ("norm", is_pixel and config.model.norm == "train", f"config.model.norm=train {pixel}"),
+        ("decoder_norm", is_pixel and in_decoder, f"config.model.decoder_norm=train {pixel}"),
+    ):
+        if is_one:
+            raise UserError(
+                f"config.batch_size=1: {what}, which has no variance in a batch of one; set config.batch_size to 2 or "
+                f"more, or config.model.{key}=frozen"
+            )
 
 
 def check_crf(config: ml_collections.ConfigDict) -> None:

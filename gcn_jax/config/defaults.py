@@ -55,7 +55,8 @@ _DEFAULTS: dict[str, Any] = {
         "crf": "",  # or "rnn", "dpn": a CRF as the last layers, trained with the rest; see docs/crf.md
         "crf_iterations": (5, 10),  # of "rnn", in training and afterwards
         "strides_in": "v1.5",
-        "norm": "frozen",
+        "norm": "frozen",  # or "train": by the statistics of the batch
+        "decoder_norm": "",  # the same of the decoder and of auxiliary's head; empty: as norm
         "freeze": "",
         "remat": False,
         "dtype": "float32",

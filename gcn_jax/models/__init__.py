@@ -41,6 +41,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "stem": STEM_LAYERS,
     "strides_in": STRIDES,
     "norm": NORMS,
+    "decoder_norm": ("", *NORMS),
     "freeze": FREEZE,
     "head": HEADS,
     "branches": BRANCHES,
@@ -67,6 +68,7 @@ def build_model(
     stem_width: int = 0,
     strides_in: str = "v1.5",
     norm: str = "frozen",
+    decoder_norm: str = "",
     freeze: str = "",
     remat: bool = False,
     dtype: str = "float32",
@@ -93,6 +95,7 @@ def build_model(
       stem_width: channels of the backbone's stem; 0: as many as width, as in every published ResNet with "conv7x7".
       strides_in: "v1.5" (torchvision) or "v1" (original Caffe models), see `ResNet`.
       norm: normalise by "frozen" statistics or, in training, by those of the batch, "train"; see `Norm`.
+      decoder_norm: the same of the decoder and the second head, new norms beside trained ones, say; "": as norm.
       freeze: "stem", "res2", ..., "res5": the backbone up to there is not trained; "": all of it is.
       remat: recompute the backbone's activations in the backward pass: less memory, a third more time.
       dtype: "float32" or "bfloat16", of the computation; parameters and logits stay float32.
@@ -102,24 +105,23 @@ def build_model(
     Returns:
       A `Network`: ``model.init(key, images)``, ``model.apply(variables, images)``. A wrong argument: `ValueError`.
     """
-    _check(locals())
+    _check(given := dict(locals()))
     stride, how = _output_stride(output_stride, decoder, backbone), (jnp.dtype(dtype), convolutions)
     resnet = ResNet(backbone, width, strides_in, norm, 0.9, stem_width, freeze, remat, *how, stride, stem)
-    gcn = {"kernel_size": kernel_size, "boundary_refine": boundary_refine, "head": head, "head_width": head_width}
-    options = {**gcn, "branches": branches, "norm": norm, "dtype": how[0], "output_stride": stride}
-    second = FCNHead(num_classes, "res4", norm, dtype=how[0]) if auxiliary else None
-    return Network(resnet, _decoder(decoder, num_classes, options), second, *how, channels, tuple(fused_scales))
+    options = {**given, "norm": decoder_norm or norm, "dtype": how[0], "output_stride": stride}
+    return Network(resnet, *_decoders(decoder, auxiliary, options), *how, channels, tuple(fused_scales))
 
 
-def _decoder(name: str, num_classes: int, options: dict[str, Any]) -> Any:
-    """A decoder with those of the options that it has a field for."""
+def _decoders(name: str, auxiliary: bool, options: dict[str, Any]) -> tuple[Any, FCNHead | None]:
+    """A decoder with those of the options that it has a field for, and the second head if there is to be one."""
     if name != "gcn" and (options["head"], options["branches"]) != ("gcn", "sum"):
         given = f"{options['head']!r} and {options['branches']!r}"
         raise ValueError(f"head and branches are of decoder='gcn', not of {name!r}: leave them out. Got {given}")
     module, fixed = DECODERS[name].module, DECODERS[name].fixed
     names = {field.name for field in dataclasses.fields(module)}
     taken = {option: value for option, value in options.items() if option in names}
-    return module(num_classes=num_classes, **taken, **fixed)
+    second = FCNHead(options["num_classes"], "res4", options["norm"], dtype=options["dtype"])
+    return module(**taken, **fixed), second if auxiliary else None
 
 
 def _output_stride(output_stride: int, decoder: str, backbone: str) -> int:
