@@ -51,7 +51,7 @@ class Work:
     facts: Callable[[], dict[str, Any]] = dict
 
 
-def config_and_recipe(args: argparse.Namespace) -> tuple[Any, Any]:
+def config_and_recipe(args: argparse.Namespace, decoder: str = "gcn") -> tuple[Any, Any]:
     """The config and the recipe of this project's network of VOC's classes."""
     from gcn_jax import config as config_lib
     from gcn_jax.config import settings
@@ -60,7 +60,30 @@ def config_and_recipe(args: argparse.Namespace) -> tuple[Any, Any]:
     config.data.update(train="voc_segmentation/train", eval="voc_segmentation/val", size=args.size)
     config.num_steps = 1000
     config.model.update(backbone=args.backbone, kernel_size=args.kernel_size, dtype=args.dtype, remat=args.remat)
+    config.model.decoder = decoder
     return config, settings.recipe(config)
+
+
+def training_step(recipe: Any, data: dict[str, np.ndarray]) -> tuple[Callable[[], None], Any, tuple[Any, Any]]:
+    """Training on one batch, again and again, from random weights.
+
+    Returns:
+      A function that computes one step; the compiled program; and the shapes of its state and batch.
+    """
+    import jax
+
+    from gcn_jax.models import init_variables
+    from gcn_jax.training.small_arrays import for_step
+    from gcn_jax.training.step import init_state, jit_train_step
+
+    state, batch = [for_step(init_state(init_variables(recipe.model, 0), recipe))[0]], jax.device_put(data)
+    compiled = jit_train_step(recipe).lower(state[0], batch).compile()
+
+    def train() -> None:
+        state[0], metrics = compiled(state[0], batch)
+        jax.block_until_ready((state[0], metrics))
+
+    return train, compiled, jax.eval_shape(lambda *inputs: inputs, state[0], batch)
 
 
 def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
@@ -69,20 +92,20 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
 
     from gcn_jax.models import init_variables
     from gcn_jax.models.preprocessing import normalize
+    from gcn_jax.planning.compiled_step import compiler_report
     from gcn_jax.planning.device_limits import device_limits
     from gcn_jax.runtime.compilation import platform_jit, return_memory
-    from gcn_jax.training.small_arrays import for_step, is_joined
-    from gcn_jax.training.step import init_state, jit_train_step, make_train_step
+    from gcn_jax.training.small_arrays import is_joined
+    from gcn_jax.training.step import make_train_step
 
     return_memory()
     _, recipe = config_and_recipe(args)
     model = recipe.model
-    variables = init_variables(model, 0)
     image, label = images_and_labels(args.size, batch)
     limits = device_limits(jax.devices()[0])
     peak = limits.flops_of(args.dtype) if limits else None
     if kind == "forward":
-        variables, image = jax.device_put((variables, image))
+        variables, image = jax.device_put((init_variables(model, 0), image))
 
         def score(v: Any, x: Any) -> Any:
             return model.apply(v, normalize(x, recipe.preprocessing), train=False)
@@ -90,17 +113,9 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
         forward = platform_jit(score, model.dtype).lower(variables, image).compile()
         flops = functools.partial(_flops, score, variables, image)
         return Work(lambda: jax.block_until_ready(forward(variables, image)), flops, peak)
-    state = [for_step(init_state(variables, recipe))[0]]
-    data = jax.device_put({"image": image, "label": label})
-    compiled = jit_train_step(recipe).lower(state[0], data).compile()
-
-    def train() -> None:
-        state[0], metrics = compiled(state[0], data)
-        jax.block_until_ready((state[0], metrics))
+    train, compiled, shapes = training_step(recipe, {"image": image, "label": label})
 
     def facts() -> dict[str, Any]:
-        from gcn_jax.planning.compiled_step import compiler_report
-
         stats = jax.devices()[0].memory_stats() or {}
         plan = compiler_report(compiled, jax.devices()[0].platform)
         return {
@@ -111,7 +126,7 @@ def ours(kind: str, args: argparse.Namespace, batch: int) -> Work:
             **({f"ms of {name}, by the plan": 1e3 * seconds for name, seconds in _predicted(plan, limits).items()}),
         }
 
-    return Work(train, lambda: _flops(make_train_step(recipe, is_joined()), state[0], data), peak, facts)
+    return Work(train, lambda: _flops(make_train_step(recipe, is_joined()), *shapes), peak, facts)
 
 
 def _predicted(plan: dict[str, Any], limits: Any) -> dict[str, float]:

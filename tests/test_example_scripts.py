@@ -10,10 +10,32 @@ from PIL import Image
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
+import compare_decoders  # noqa: E402
 import dense_crf  # noqa: E402
 import nnx_program  # noqa: E402
 import pyramid_features  # noqa: E402
 import training_loop  # noqa: E402
+
+from gcn_jax.evaluation.counts import Counts  # noqa: E402
+
+
+def test_what_a_run_that_learns_nothing_gets():
+    """The scores of one class everywhere follow from the counts of any other prediction."""
+    rng = np.random.default_rng(0)
+    label, prediction = (
+        rng.choice(4, (40, 50), p=p).astype(np.uint8) for p in ((0.2, 0, 0.5, 0.3), (0.1, 0.5, 0.2, 0.2))
+    )
+    scored, one_class = (
+        Counts.of_image(label=label, prediction=p, num_classes=4) for p in (prediction, np.full_like(label, 2))
+    )
+    found = compare_decoders.of_one_class({"confusion_matrix": scored.compute()["confusion"].tolist()})
+    assert found == pytest.approx(one_class.miou())
+
+
+def test_norms_of_a_decoder_that_has_them_follow_the_batch():
+    arguments = {name: " ".join(compare_decoders.arguments(name)) for name in compare_decoders.DECODERS}
+    norms = {name for name, text in arguments.items() if "--config.model.decoder_norm=train" in text}
+    assert norms == {"fcn", "segnet", "deconvnet", "pspnet", "zoomout", "deeplabv3plus"}
 
 
 @pytest.mark.slow
