@@ -137,6 +137,7 @@ def test_transforms_keep_image_and_label_aligned(height, width, flip, place_anyw
     assert place_anywhere or corner == (0, 0)
     assert 0 <= top <= 64 - rows
     assert 0 <= left <= 64 - columns
+    assert batch["inside"].tolist() == [[top, left, top + rows, left + columns]]
     outside = np.ones((64, 64), bool)
     outside[top : top + rows, left : left + columns] = False
     assert (label[outside] == 255).all(), "padding is void ..."

@@ -23,7 +23,7 @@ from gcn_jax.models.decoders.dilated import LARGE, ContextModule
 from gcn_jax.models.initial import with_zero_scores
 from gcn_jax.models.ops import xla
 from gcn_jax.models.ops.dilated import dilated_conv2d
-from gcn_jax.models.ops.sampling import max_around, overlap_add, pool_to_bins, resize, unpool
+from gcn_jax.models.ops.sampling import max_around, overlap_add, pool_to_bins, rescaled, resize, unpool
 from gcn_jax.models.preprocessing import normalize
 from gcn_jax.runtime.mesh import make_mesh, replicated
 from gcn_jax.training.batch_norm import reestimate_statistics
@@ -412,10 +412,13 @@ def on_mesh(name, space, norm):
     features = {key: value[images] for key, value in features_of(model, (256, 64)).items()}
     rows = NamedSharding(mesh, PartitionSpec("data", "space"))
     target = jax.device_put(normal(2, 256, 64, 5, seed=9)[images], rows)
+    stride = model.backbone.output_stride
+    part = np.array([[0, 0, 160, 32], [40, 8, 256, 64]], np.int32)[images]  # of the pixels; the rest is padding
+    told = {"inside": rescaled(jnp.asarray(part), (stride, stride), (1, 1))} if model.takes_inside else {}
 
     def loss(params, features):
         scores = model.decoder.apply(
-            {**variables, "params": params}, features, (256, 64), True, mutable=["batch_stats"]
+            {**variables, "params": params}, {**features, **told}, (256, 64), True, mutable=["batch_stats"]
         )
         return (scores[0] * target).mean()
 

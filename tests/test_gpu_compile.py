@@ -159,7 +159,8 @@ def test_an_evaluation_compiles(config, devices):
     labeller = Labeller(recipe.model, recipe.preprocessing, settings.protocol(config), mesh)
     variables = on_one_gpu(variable_shapes(recipe.model), mesh, replicated)
     images = on_one_gpu(jax.ShapeDtypeStruct((devices, 64, 64, 3), jnp.uint8), mesh, batch_sharding)
-    lowered = labeller._maps.lower(variables, images, ("labels", "probabilities"), None)
+    sizes = on_one_gpu(jax.ShapeDtypeStruct((devices, 2), jnp.int32), mesh, batch_sharding)
+    lowered = labeller._maps.lower(variables, images, ("labels", "probabilities"), None, sizes)
     text = compiled_without_device(lowered).as_text()
     check_convolutions(text, "bfloat16")
     assert not hlo_text.collectives(text), "an image stays on its device"

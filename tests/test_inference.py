@@ -154,12 +154,12 @@ def test_the_loss_of_what_was_impossible_is_finite(config):
 def test_the_papers_four_crops(config):
     """Crops of 1024 of an image of 2048 x 1024, an eighth in size: beyond reach of the seams nothing changes."""
     config.eval.update(window=1024, stride=342)
-    _, tops, lefts = labeller(Net(5), config).grid(1024, 2048)
+    _, tops, lefts, _ = labeller(Net(5), config).grid(1024, 2048)
     assert (tops.tolist(), lefts.tolist()) == ([0], [0, 341, 683, 1024])
     config.eval.update(window=128, stride=43)
     net, image = Net(5), photo(128, 256)
     variables, inference = prepared(net), labeller(net, config)
-    _, _, lefts = inference.grid(128, 256)
+    _, _, lefts, _ = inference.grid(128, 256)
     assert lefts.tolist() == [0, 43, 85, 128]
     expected, found = whole(net, variables, image, config), inference.probabilities(variables, image)
     config.eval.batch_size = 3  # the second batch of crops is filled up with what must not count
@@ -178,8 +178,8 @@ def test_large_images_are_taken_in_windows(config):
     inference = labeller(Net(1), config)
     assert inference.canvas(2048, 100) == (2048, 1024)
     assert inference.canvas(2049, 100) is None
-    side, tops, lefts = inference.grid(2049, 100)
-    assert (side, tops.tolist(), lefts.tolist()) == (WINDOW, [0, 512, 1025], [0])
+    side, tops, lefts, size = inference.grid(2049, 100)
+    assert (side, tops.tolist(), lefts.tolist(), size) == (WINDOW, [0, 512, 1025], [0], (WINDOW, 100))
     config.eval.scales = (1.0, 1.5)
     assert labeller(Net(1), config).canvas(1500, 100) is None, "a view of it is too large"
     config.eval.scales = (4.0,)

@@ -561,7 +561,7 @@ def test_the_sums_of_a_temperature_are_the_nll_and_its_slopes():
     logits, label = rng.standard_normal((6, 7, 3)).astype(np.float32), rng.choice(np.uint8([0, 1, 255]), (6, 7, 3))
     model = types.SimpleNamespace(apply=lambda variables, images, train: jnp.asarray(logits)[None])
     sums = temperature._make_sums_of_each(model, Preprocessing((0, 0, 0), (1, 1, 1)))(
-        {}, jnp.zeros((1, 6, 7, 3), jnp.uint8), label
+        {}, jnp.zeros((1, 6, 7, 3), jnp.uint8), label, jnp.array([[0, 0, 6, 7]])
     )
     found = np.asarray(sums, float).sum(-1)
 

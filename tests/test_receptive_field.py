@@ -59,7 +59,8 @@ def test_field_of_a_global_convolution_is_a_rectangle(config):
         expected = np.zeros((24, 32))
         # Two branches, 4 features between each one's convolutions, 3 channels of the image.
         expected[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 2 * 4 * 3
-        np.testing.assert_allclose(gradient(variables, image, row, column), expected, rtol=1e-6)
+        found = gradient(variables, image, np.array([[0, 0, 24, 32]]), row, column)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def bounds(at, length, kernel_size):
@@ -84,7 +85,7 @@ def test_field_of_the_model_is_what_the_theory_says(config, kernel_size):
     gradient = fields.make_gradient(model, settings.preprocessing(config))
     middles = []
     for pixel in ((197, 134), (229, 134), (197, 250)):
-        field = np.asarray(gradient(variables, noise(side, side), *pixel))
+        field = np.asarray(gradient(variables, noise(side, side), np.array([[0, 0, side, side]]), *pixel))
         (top, bottom), (left, right) = (bounds(at, side, kernel_size) for at in pixel)
         is_seen = np.zeros((side, side), bool)
         is_seen[top : bottom + 1, left : right + 1] = True
@@ -132,13 +133,15 @@ def test_the_chosen_pixel_lies_in_the_image_at_a_fixed_place(shape, fractions):
     assert 0 <= row < 64
     assert 0 <= column < 64
     there = fields.pixel_at(fractions, *shape)
-    canvas = fields.canvas_of(image, fractions, 64, mean)
+    canvas, inside = fields.canvas_of(image, fractions, 64, mean)
     far = np.pad(image.astype(float), ((200, 200), (200, 200), (0, 0)), constant_values=np.nan)
     top, left = 200 + there[0] - row, 200 + there[1] - column
     expected = far[top : top + 64, left : left + 64]
     np.testing.assert_array_equal(canvas, np.where(np.isnan(expected), mean, expected))
     is_covered = ~np.isnan(expected[..., 0])
     assert is_covered.sum() == min(shape[0], 64) * min(shape[1], 64), "all of the image that fits"
+    (rows, columns), (last_row, last_column) = np.argwhere(is_covered)[[0, -1]]
+    assert inside.tolist() == [[rows, columns, last_row + 1, last_column + 1]]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_large_arrays_stay_as_they_are(monkeypatch, config):
                 {"optimizer.name": "adamw", "optimizer.decay": "kernels", "optimizer.accumulate": 2},
                 {"model.norm": "train", "model.remat": True},
                 {"model.decoder": "pspnet", "model.auxiliary": True},
+                {"model.decoder": "fcn", "model.decoder_norm": "train", "model.output_stride": 32},
                 {"model.decoder": "lrr", "model.crf": "dpn"},
                 {"model.decoder": "aspp", "model.fused_scales": (0.5,), "model.remat": True},
             )

@@ -35,7 +35,7 @@ def test_a_stop_signal_at_any_moment_is_followed_by_a_save(config, tmp_path, mon
 def test_a_copy_within_a_step_is_an_error(config, tmp_path, monkeypatch):
     """Such as of a batch that was left on the host: it would wait for the device at every step."""
     config.num_steps, config.mesh.data = 1, 1
-    monkeypatch.setattr(train, "put_batch", lambda batch, mesh: {key: batch[key] for key in ("image", "label")})
+    monkeypatch.setattr(train, "put_batch", lambda batch, *_: {key: batch[key] for key in ("image", "label")})
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
         train.run(config, tmp_path / "run")
 

@@ -1,8 +1,10 @@
 """From a source to batches, read ahead with grain, in an order that a resumed run repeats exactly.
 
-A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "image_id": a list of B}``; bands that are not RGB
-are [B, H, W, C] of uint8, uint16 or float32, labels of several classes a pixel uint8 [B, H, W, classes]. Images are
-padded with the mean colour, labels with void.
+A batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W], "inside": int32 [B, 4], "image_id": a list of B}``;
+bands that are not RGB are [B, H, W, C] of uint8, uint16 or float32, labels of several classes a pixel uint8
+[B, H, W, classes]. Images are padded with the mean colour, labels with void. "inside" is the first row and column that
+is no padding, and the row and column behind the last; what a rotation brings in counts as inside, and so does all of an
+image into which a second one is mixed.
 """
 
 import collections
@@ -91,6 +93,7 @@ class Augmentation:
         """Makes a batch of samples that are at most size x size; smaller ones are padded."""
         batch: Batch = {
             "image": np.empty((batch_size, self.size, self.size, len(self.mean)), self.depth or np.uint8),
+            "inside": np.empty((batch_size, 4), np.int32),
             "image_id": [""] * batch_size,
         }
         for row, (sample, corner) in enumerate(samples):
@@ -99,6 +102,7 @@ class Augmentation:
                 batch["label"] = np.empty(shape, np.uint8)
             transforms.place(batch["image"][row], sample["image"], self.mean, corner)
             transforms.place(batch["label"][row], sample["label"], VOID, corner)
+            batch["inside"][row] = *corner, *np.add(corner, sample["label"].shape[:2])
             batch["image_id"][row] = sample["image_id"]
         return batch
 

@@ -5,10 +5,7 @@ Nested from the outside in, as a `Protocol` asks for it:
 * an image is one canvas, padded at the bottom and right to one of a few shapes; or, where ``window`` is set or its
   largest view would exceed `WHOLE` pixels, the windows of a grid, whose probabilities are averaged where they overlap
   (an image that is lower or narrower than a window is padded to it in the same way);
-* the probabilities of a canvas or window are the mean over its views: resized by each of ``scales``, and mirrored too
-  if ``flip`` is set;
-* a view is what the network sees. Its scores are divided by the temperature before they become probabilities: by a
-  softmax, or where a pixel may have several classes by a sigmoid each.
+* the probabilities of a canvas or window are the mean over its views, see `gcn_jax.inference.views`.
 
 Where the protocol names a CRF, the probabilities of the whole image are then refined by it, see `gcn_jax.crf`.
 """
@@ -28,9 +25,10 @@ from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.errors import UserError
 from gcn_jax.inference.maps import Maps, cut, measured, measured_of_each, stacked
+from gcn_jax.inference.views import Views
 from gcn_jax.models import Network
 from gcn_jax.models.backbones.resnet import STRIDE
-from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
+from gcn_jax.models.preprocessing import Preprocessing, PyTree
 from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.runtime.mesh import put_share, replicated
 
@@ -39,7 +37,7 @@ WHOLE = 2048
 WINDOW = 1024
 
 Shape = tuple[int, int]
-Grid = tuple[int, np.ndarray, np.ndarray]  # of windows: their side, tops and lefts
+Grid = tuple[int, np.ndarray, np.ndarray, Shape]  # of windows: side, tops, lefts; rows and columns without padding
 
 
 class Labeller:
@@ -70,7 +68,7 @@ class Labeller:
                 f"config.eval.window={protocol.window} must be a multiple of {self._multiple} on "
                 f"config.mesh.space={space} devices"
             )
-        self._temperature = protocol.temperature or 1.0
+        self._views = Views(model, preprocessing, protocol, self._divisible)
         self._measured = measured_of_each if protocol.multi_label else measured
         self._maps = platform_jit(self._map_views, model.dtype, mesh, static_argnums=2)
         self._add = platform_jit(self._add_windows, model.dtype, mesh, donate_argnums=1)
@@ -126,7 +124,9 @@ class Labeller:
                 return [stacked([cut(maps, count, images[0].shape[1]) for maps, count in rows])]
         else:
             batch = self._padded(images, shape, self._preprocessing.mean)
-            maps = self._maps(variables, batch, needed, self._padded(truths, shape, VOID) if truths else None)
+            sizes = self._put(self._filled([np.array(image.shape[:2], np.int32) for image in images]))
+            known_there = self._padded(truths, shape, VOID) if truths else None
+            maps = self._maps(variables, batch, needed, known_there, sizes)
 
             def found() -> list[Maps]:
                 whole = {name: np.asarray(values) for name, values in maps.items()}
@@ -163,8 +163,10 @@ class Labeller:
 
     def _padded(self, arrays: Sequence[np.ndarray], shape: Shape, fill: Any) -> jax.Array:
         """A batch on the mesh, padded to a canvas; the first is repeated up to the size that is compiled."""
-        batch = [pad(array, *shape, fill) for array in arrays]
-        return self._put(np.stack(batch + batch[:1] * (self.batch_size - len(batch))))
+        return self._put(self._filled([pad(array, *shape, fill) for array in arrays]))
+
+    def _filled(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return np.stack(arrays + arrays[:1] * (self.batch_size - len(arrays)))
 
     def _put(self, batch: np.ndarray) -> jax.Array:
         return put_share(batch, self.mesh) if self.mesh else jnp.asarray(batch)
@@ -172,43 +174,16 @@ class Labeller:
     def _divisible(self, length: float) -> int:
         return math.ceil(length / self._multiple) * self._multiple
 
-    # The views of a batch: pure functions, which are jitted above.
-
-    def _average_views(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
-        """uint8 [B, H, W, 3], or bands -> float32 [B, H, W, C]: mean of all views' probabilities."""
-        scales, is_mirrored = self._protocol.scales, self._protocol.flip
-        images = normalize(images, self._preprocessing)
-        batch, height, width, channels = images.shape
-        total: Any = 0.0
-        for scale in scales:
-            view = images
-            if is_mirrored:  # beside its image, so that both are on one device
-                view = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(2 * batch, *images.shape[1:])
-            shape = (height, width)
-            if scale != 1:
-                shape = (self._divisible(round(height * scale)), self._divisible(round(width * scale)))
-            view = jax.image.resize(view, (len(view), *shape, channels), "linear")
-            logits: Any = self._model.apply(variables, view, train=False)
-            logits = jax.image.resize(logits, (len(view), height, width, self._model.num_classes), "linear")
-            probabilities = self._probabilities(logits).reshape(batch, -1, *logits.shape[1:])
-            total += probabilities[:, 0]
-            if is_mirrored:
-                total += probabilities[:, 1, :, ::-1]
-        return total / (len(scales) * (1 + is_mirrored))
-
     def _map_views(
-        self, variables: dict[str, PyTree], images: jax.Array, wanted: tuple[str, ...], truth: jax.Array | None
+        self,
+        variables: dict[str, PyTree],
+        images: jax.Array,
+        wanted: tuple[str, ...],
+        truth: jax.Array | None,
+        sizes: jax.Array,
     ) -> Maps:
-        """uint8 [B, H, W, 3], or bands, and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]."""
-        if tuple(self._protocol.scales) == (1.0,) and not self._protocol.flip:
-            scores: Any = self._model.apply(variables, normalize(images, self._preprocessing), train=False)
-            return self._measured(jnp, scores, self._probabilities(scores), wanted, truth)  # labels need no softmax
-        probabilities = self._average_views(variables, images)
-        return self._measured(jnp, probabilities, probabilities, wanted, truth)
-
-    def _probabilities(self, logits: jax.Array) -> jax.Array:
-        scores = logits if self._temperature == 1 else logits / self._temperature
-        return jax.nn.sigmoid(scores) if self._protocol.multi_label else jax.nn.softmax(scores)
+        """uint8 [B, H, W, 3], or bands and, if the loss is wanted, uint8 [B, H, W] -> maps [B, H, W]; sizes [B, 2]."""
+        return self._measured(jnp, *self._views.scored(variables, images, sizes), wanted, truth)
 
     # The windows of an image.
 
@@ -240,9 +215,10 @@ class Labeller:
 
         The image is an array, or is read where it is indexed; it is as large as a window or larger.
         """
-        (side, tops, lefts), (height, columns) = grid, shape
+        (side, tops, lefts, size), (height, columns) = grid, shape
         zeros = np.zeros((side, columns, self._model.num_classes + self._protocol.multi_label), np.float32)
         total = jax.device_put(zeros, replicated(self.mesh) if self.mesh else None)
+        sizes = self._put(np.array([size] * self.batch_size, np.int32))
         for top, following in zip(tops, [*tops[1:], height], strict=True):
             for first in range(0, len(lefts), self.batch_size):
                 some = lefts[first : first + self.batch_size]
@@ -251,13 +227,13 @@ class Labeller:
                 batch = np.stack([image[top : top + side, left : left + side] for left in some])
                 if not isinstance(image, np.ndarray):  # else windows that wait for the device would fill the memory
                     total.block_until_ready()
-                total = self._add(variables, total, self._put(batch), some, is_used)
+                total = self._add(variables, total, self._put(batch), some, is_used, sizes)
             known = None if truth is None else truth[top : top + side]
             maps, total = self._take(total, np.int32(following - top), wanted, known)
             yield maps, following - top
 
     def grid(self, height: int, width: int) -> Grid:
-        """Side, tops and lefts of the windows of an image: evenly spaced, at most a stride apart, over all of it."""
+        """The windows of an image: evenly spaced, at most a stride apart, over all of it."""
         side = self._protocol.window or self._divisible(WINDOW)
         stride = self._protocol.window_stride(side)
 
@@ -265,10 +241,16 @@ class Labeller:
             rest = max(length - side, 0)
             return np.rint(np.linspace(0, rest, math.ceil(rest / stride) + 1)).astype(np.int32)
 
-        return side, starts(height), starts(width)
+        return side, starts(height), starts(width), (min(height, side), min(width, side))
 
     def _add_windows(
-        self, variables: dict[str, PyTree], total: jax.Array, images: jax.Array, lefts: jax.Array, is_used: jax.Array
+        self,
+        variables: dict[str, PyTree],
+        total: jax.Array,
+        images: jax.Array,
+        lefts: jax.Array,
+        is_used: jax.Array,
+        sizes: jax.Array,
     ) -> jax.Array:
         """Adds the weighted probabilities of windows, [B, S, S, 3], to the sum of their row, [S, W, C].
 
@@ -276,7 +258,7 @@ class Labeller:
         """
         side = images.shape[1]
         tent = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5).astype(np.float32) / side
-        probabilities = self._average_views(variables, images)
+        probabilities = self._views.average(variables, images, sizes)
         if self._protocol.multi_label:
             probabilities = jnp.pad(probabilities, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
         weighted = probabilities * (tent[:, None] * tent)[None, :, :, None]

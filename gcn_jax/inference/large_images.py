@@ -58,13 +58,13 @@ def rows(
     if needs.crf:
         text = f"the CRF takes a whole image; one of {width}x{height} pixels is read in windows"
         raise UserError(f"config.eval.crf={needs.crf}: {text}")
-    side, tops, lefts = labeller.grid(height, width)
+    side, tops, lefts, size = labeller.grid(height, width)
     most = max(SUM_BYTES // (4 * side * needs.num_classes), 2 * side)
     shape = height, min(most, max(width, side))  # the same for all blocks, so that one program is compiled
     for first, last, begin, end in blocks(lefts, side, width, most):
         start, own = lefts[first], lefts[first : last + 1] - lefts[first]
         part, top = Columns(image, start, needs.mean), 0
-        for maps, count in labeller.window_rows(variables, part, (side, tops, own), shape, wanted, None):
+        for maps, count in labeller.window_rows(variables, part, (side, tops, own, size), shape, wanted, None):
             here = (slice(count), slice(begin - start, end - start))
             yield top, begin, {name: np.asarray(values)[here] for name, values in maps.items()}
             top += count

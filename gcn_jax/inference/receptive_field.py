@@ -23,6 +23,7 @@ from gcn_jax.console import bar
 from gcn_jax.data.samples import Source
 from gcn_jax.data.transforms import place, resize
 from gcn_jax.inference.segmenter import Segmenter
+from gcn_jax.inference.views import inside_of
 from gcn_jax.models import Network
 from gcn_jax.models.backbones.resnet import STRIDE
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
@@ -32,18 +33,21 @@ _EFFECTIVE = 1 - 0.9545  # of the maximum: Luo et al.'s bound, two standard devi
 
 
 Fractions = tuple[float, float]  # of the height and the width
-Gradient = Callable[[dict[str, PyTree], np.ndarray, int, int], jax.Array]
+Gradient = Callable[[dict[str, PyTree], np.ndarray, np.ndarray, int, int], jax.Array]
 
 
 def make_gradient(model: Network, preprocessing: Preprocessing) -> Gradient:
-    """Returns the jitted function ``(variables, image, row, column) -> field`` of one image and output pixel.
+    """Returns the jitted function ``(variables, image, inside, row, column) -> field`` of one image and output pixel.
 
-    The image is uint8 [H, W, 3], or bands; the field float32 [H, W], with respect to the normalised image.
+    The image is uint8 [H, W, 3], or bands; its part that is no padding int32 [1, 4], see `Network`; the field float32
+    [H, W], with respect to the normalised image.
     """
 
-    def gradient(variables: dict[str, PyTree], image: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    def gradient(
+        variables: dict[str, PyTree], image: jax.Array, inside: jax.Array, row: jax.Array, column: jax.Array
+    ) -> jax.Array:
         def score(images):
-            logits: Any = model.apply(variables, images, train=False)
+            logits: Any = model.apply(variables, images, train=False, **inside_of(model, inside))
             scores = logits[0, row, column]
             return scores[jnp.argmax(scores)]
 
@@ -58,7 +62,9 @@ def pixel_at(fractions: Sequence[float], height: int, width: int) -> tuple[int, 
     return row, column
 
 
-def canvas_of(image: np.ndarray, fractions: Sequence[float], side: int, mean: Sequence[float]) -> np.ndarray:
+def canvas_of(
+    image: np.ndarray, fractions: Sequence[float], side: int, mean: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """An image's part of a square canvas on which its pixel at these fractions is at the same fractions.
 
     Args:
@@ -68,14 +74,15 @@ def canvas_of(image: np.ndarray, fractions: Sequence[float], side: int, mean: Se
       mean: the colour of what the image does not cover.
 
     Returns:
-      The same of [side, side, C].
+      The same of [side, side, C]; and where the part lies in it, int32 [1, 4], see `Network`.
     """
     ours, theirs = pixel_at(fractions, side, side), pixel_at(fractions, *image.shape[:2])
     top, left = (a - b for a, b in zip(ours, theirs, strict=True))
     part = image[max(-top, 0) :, max(-left, 0) :][:side, :side]
     canvas = np.empty((side, side, image.shape[2]), image.dtype)
-    place(canvas, part, mean, (max(top, 0), max(left, 0)))
-    return canvas
+    corner = (max(top, 0), max(left, 0))
+    place(canvas, part, mean, corner)
+    return canvas, np.array([[*corner, *np.add(corner, part.shape[:2])]], np.int32)
 
 
 def view(protocol: Protocol) -> tuple[float, int]:
@@ -103,8 +110,8 @@ def mean_fields(segmenter: Segmenter, source: Source, places: Sequence[int], pix
         for index in places:
             image = _resized(source[index]["image"], scale)
             for i, fractions in enumerate(pixels):
-                canvas = canvas_of(image, fractions, side, segmenter.preprocessing.mean)
-                total[i] += gradient(segmenter.variables, canvas, *pixel_at(fractions, side, side))
+                canvas, inside = canvas_of(image, fractions, side, segmenter.preprocessing.mean)
+                total[i] += gradient(segmenter.variables, canvas, inside, *pixel_at(fractions, side, side))
                 progress.update()
     return total / len(places)
 

@@ -20,6 +20,7 @@ from gcn_jax.data.samples import Sample, Source
 from gcn_jax.data.specs import VOID
 from gcn_jax.data.transforms import pad
 from gcn_jax.inference.labeller import Labeller
+from gcn_jax.inference.views import inside_of
 from gcn_jax.models import Network
 from gcn_jax.models.preprocessing import Preprocessing, PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
@@ -64,34 +65,41 @@ def sum_over(
     with bar("calibrating", len(source), "image") as progress:
         for i in range(len(source)):
             sample = source[i]
-            for image, label in _inputs(labeller, sample, preprocessing.mean):
-                rows = np.asarray(program(variables, jnp.asarray(image[None]), jnp.asarray(label)), np.float64)
+            for image, label, inside in _inputs(labeller, sample, preprocessing.mean):
+                arrays = jnp.asarray(image[None]), jnp.asarray(label), jnp.asarray(inside)
+                rows = np.asarray(program(variables, *arrays), np.float64)
                 sums += rows.sum(-1)
                 pixels += int((label != VOID).sum())
             progress.update()
     return sums, pixels
 
 
-def _inputs(labeller: Labeller, sample: Sample, mean: Sequence[float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What the network sees of an image at scale 1, and its labels: all of it or its windows, padded."""
+def _inputs(labeller: Labeller, sample: Sample, mean: Sequence[float]) -> Iterator[tuple[np.ndarray, ...]]:
+    """What the network sees of an image at scale 1: all of it or its windows, padded; and its labels.
+
+    Beside them is the part that is no padding, int32 [1, 4], see `Network`.
+    """
     size = sample["label"].shape[:2]
     shape = labeller.canvas(*size)
-    tops, lefts = np.zeros((2, 1), np.int32)
+    (tops, lefts), seen = np.zeros((2, 1), np.int32), size
     if shape is None:
-        side, tops, lefts = labeller.grid(*size)
+        side, tops, lefts, seen = labeller.grid(*size)
         shape = side, side
     height, width = (max(pair) for pair in zip(shape, size, strict=True))
     image, label = pad(sample["image"], height, width, mean), pad(sample["label"], height, width, VOID)
     for top, left in itertools.product(tops, lefts):
         window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
-        yield image[window], label[window]
+        yield image[window], label[window], np.array([[0, 0, *seen]], np.int32)
 
 
 def _make_sums(model: Network, preprocessing: Preprocessing) -> Any:
-    """The function of variables, an image [1, H, W, 3] and its label [H, W]: the sums of each row, [factors, 3, H]."""
+    """The function of variables, an image [1, H, W, 3], its label [H, W] and what of it is inside, [1, 4]: the sums of
+    each row, [factors, 3, H].
+    """
 
-    def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, normalize(image, preprocessing), train=False)[0]
+    def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array, inside: jax.Array) -> jax.Array:
+        part = inside_of(model, inside)
+        logits: Any = model.apply(variables, normalize(image, preprocessing), train=False, **part)[0]
         scores, is_counted = logits - logits.max(-1, keepdims=True), label != VOID
         true = jnp.take_along_axis(scores, jnp.where(is_counted, label, 0)[..., None], -1)[..., 0]
 
@@ -110,8 +118,9 @@ def _make_sums(model: Network, preprocessing: Preprocessing) -> Any:
 def _make_sums_of_each(model: Network, preprocessing: Preprocessing) -> Any:
     """As `_make_sums`, of a label [H, W, C] whose classes are decisions of their own."""
 
-    def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array) -> jax.Array:
-        scores: Any = model.apply(variables, normalize(image, preprocessing), train=False)[0]
+    def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array, inside: jax.Array) -> jax.Array:
+        part = inside_of(model, inside)
+        scores: Any = model.apply(variables, normalize(image, preprocessing), train=False, **part)[0]
         margins, is_counted = jnp.where(label == 1, -scores, scores), label != VOID
 
         def at(factor: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """The segmenter: a backbone, and a decoder that makes scores of its features."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from flax import linen as nn
 
 from .backbones.resnet import STRIDE, ResNet
 from .ops.convolution import Dtype
-from .ops.sampling import resize
+from .ops.sampling import rescaled, resize
 from .ops.xla import convolutions
 
 
@@ -45,6 +46,11 @@ class Network(nn.Module):
     crf: nn.Module | None = None
 
     @property
+    def takes_inside(self) -> bool:
+        """Whether it matters what is padding: the decoder takes means or maxima of whole images."""
+        return getattr(self.decoder, "takes_inside", False)
+
+    @property
     def num_classes(self) -> int:
         """Channels of the logits."""
         return self.decoder.num_classes
@@ -52,13 +58,16 @@ class Network(nn.Module):
     def setup(self) -> None:
         nn.share_scope(self, self.decoder)
 
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool = False, inside: jax.Array | None = None) -> jax.Array:
         """Scores every pixel.
 
         Args:
           images: float [B, H, W, channels], normalised; H and W at least 32.
           train: use (and update, if mutable) the batch's statistics where the norm is "train"; keep the logits of a
             second head, of each scale and of a decoder's levels in the collection "auxiliary", if mutable.
+          inside: int32 [B, 4], the part of the pixels that an image takes up: its first row and column, and the row and
+            column behind its last. A decoder with ``takes_inside`` leaves the rest, padding, out of its means and
+            maxima. None: all of it.
 
         Returns:
           Logits, float32 [B, H, W, num_classes].
@@ -70,9 +79,9 @@ class Network(nn.Module):
         with convolutions(self.convolutions):
             if self.auxiliary is not None and (train or self.is_initializing()):
                 self._keep(self.auxiliary(features, images.shape[1:3], train).astype(jnp.float32))
-            logits = self.decoder(features, images.shape[1:3], train).astype(jnp.float32)
+            logits = self._scored(features, images.shape[1:3], train, inside)
             if self.fused_scales:
-                logits = self._fused(logits, images, train)
+                logits = self._fused(logits, images, train, inside)
             return logits if self.crf is None else self.crf(images, logits, train)
 
     def features(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -95,13 +104,23 @@ class Network(nn.Module):
             raise ValueError(f"images must be at least {STRIDE} pixels high and wide. Got {images.shape=}")
         return self.backbone(images, train)
 
-    def _fused(self, logits: jax.Array, images: jax.Array, train: bool) -> jax.Array:
+    def _scored(
+        self, features: dict[str, jax.Array], size: Sequence[int], train: bool, inside: jax.Array | None
+    ) -> jax.Array:
+        """The decoder's scores, [B, *size, num_classes]; inside is the part of the images that the features are of."""
+        if inside is not None:
+            stride = self.backbone.output_stride
+            features = {**features, "inside": rescaled(inside, (stride, stride), (1, 1))}
+        return self.decoder(features, size, train).astype(jnp.float32)
+
+    def _fused(self, logits: jax.Array, images: jax.Array, train: bool, inside: jax.Array | None) -> jax.Array:
         """The maxima of the logits and of those at the other scales."""
         found = [logits]
         for scale in self.fused_scales:
             size = [max(round(side * scale), STRIDE) for side in images.shape[1:3]]
             features = self.backbone(resize(images, size), train)
-            found.append(self.decoder(features, images.shape[1:3], train).astype(jnp.float32))
+            own = None if inside is None else rescaled(inside, images.shape[1:3], size)
+            found.append(self._scored(features, images.shape[1:3], train, own))
         if train:
             for own in found:
                 self._keep(own)

@@ -22,7 +22,7 @@ from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
 from gcn_jax.models.preprocessing import PyTree, normalize
 from gcn_jax.runtime.compilation import platform_jit
-from gcn_jax.runtime.mesh import put_share, read_share, replicated
+from gcn_jax.runtime.mesh import put_batch, read_share, replicated
 from gcn_jax.training.batch_norm import has_folded_norms, reestimate_statistics
 from gcn_jax.training.patterns import mask_patterns
 from gcn_jax.training.step import Recipe
@@ -141,7 +141,8 @@ def with_own_statistics(
 
         def images():
             for batch in batches:
-                yield normalized(put_share(batch["image"], mesh))
+                arrays = put_batch(batch, mesh, recipe.model.takes_inside)
+                yield normalized(arrays["image"]), arrays.get("inside")
                 progress.update()
 
         try:

@@ -182,7 +182,7 @@ def train(
                 break
             if (step == first or due.evaluate(step)) and evaluation.is_over(step):
                 break
-            batch = put_batch(next(batches), mesh)
+            batch = put_batch(next(batches), mesh, start.recipe.model.takes_inside)
             with profile.step(step), jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             log.add(step, metrics)

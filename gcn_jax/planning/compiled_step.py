@@ -51,7 +51,12 @@ def abstract_inputs(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> t
     def placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
-    return placed(state, replicated(mesh)), placed(batch, batch_sharding(mesh))
+    batch = placed(batch, batch_sharding(mesh))
+    if recipe.model.takes_inside:
+        batch |= placed(
+            {"inside": jax.ShapeDtypeStruct((batch_size, 4), jnp.int32)}, batch_sharding(mesh, has_rows=False)
+        )
+    return placed(state, replicated(mesh)), batch
 
 
 def kept_activations(recipe: Recipe, mesh: Mesh, batch_size: int, size: int) -> int:

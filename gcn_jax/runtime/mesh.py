@@ -112,20 +112,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of batches [B, H, ...]: B is split over "data", H over "space"."""
-    return NamedSharding(mesh, PartitionSpec("data", "space"))
+def batch_sharding(mesh: Mesh, has_rows: bool = True) -> NamedSharding:
+    """The sharding of batches [B, H, ...]: B is split over "data", H over "space" if it is the rows of images."""
+    return NamedSharding(mesh, PartitionSpec("data", *["space"] * has_rows))
 
 
 def put_share(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Puts this process's share of a batch on its devices.
 
     Args:
-      array: [B / n, H, ...], the share that `read_share` says; processes with the same share pass the same array.
+      array: [B / n, H, W, ...], or [B / n, C], the share that `read_share` says; processes with the same share pass
+        the same array.
       mesh: of the devices of all processes.
 
     Returns:
-      The whole batch as one global array [B, H, ...], with `batch_sharding`.
+      The whole batch as one global array [B, ...], with `batch_sharding`.
     """
     places = _parts(mesh)[jax.process_index()]
     rows = len(array) // len(places)  # images for each index along "data"
@@ -135,12 +136,18 @@ def put_share(array: np.ndarray, mesh: Mesh) -> jax.Array:
         first = places.index((index[0].start or 0) // rows) * rows
         return array[first : first + rows, *index[1:]]
 
-    return jax.make_array_from_callback(whole, batch_sharding(mesh), part)
+    return jax.make_array_from_callback(whole, batch_sharding(mesh, has_rows=array.ndim > 2), part)
 
 
-def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts the images and labels of a process's share of a training batch on its devices, as `put_share` does."""
-    return {key: put_share(batch[key], mesh) for key in ("image", "label")}
+def put_batch(batch: dict[str, Any], mesh: Mesh, with_inside: bool = False) -> dict[str, jax.Array]:
+    """Puts a process's share of a training batch on its devices, as `put_share` does.
+
+    Args:
+      batch: from `TrainBatches`; its images and labels are put.
+      mesh: of the devices of all processes.
+      with_inside: whether to put where the images lie, too, which few models take.
+    """
+    return {key: put_share(batch[key], mesh) for key in ("image", "label", *["inside"] * with_inside)}
 
 
 def local_mesh(mesh: Mesh) -> Mesh:

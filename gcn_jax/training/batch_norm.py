@@ -11,10 +11,14 @@ from gcn_jax.models import Network
 from gcn_jax.runtime.compilation import platform_jit
 
 PyTree = Any
+Array = jax.Array | np.ndarray
 
 
 def reestimate_statistics(
-    model: Network, variables: dict[str, PyTree], batches: Iterable[jax.Array | np.ndarray], part: str = "all"
+    model: Network,
+    variables: dict[str, PyTree],
+    batches: Iterable[Array | tuple[Array, Array | None]],
+    part: str = "all",
 ) -> dict[str, PyTree]:
     """Replaces batch norm's statistics by those of some batches: PreciseBN (Wu and Johnson, 2021).
 
@@ -24,7 +28,8 @@ def reestimate_statistics(
     Args:
       model: from `build_model`; its ``norm`` and ``freeze`` may have any value.
       variables: of the model, ``{"params": ..., "batch_stats": ...}``; not changed.
-      batches: float32 [B, H, W, 3] each, normalised images, all of one shape.
+      batches: float32 [B, H, W, 3] each, normalised images, all of one shape; or pairs of these and their ``inside``,
+        what of them is no padding, int32 [B, 4] or None, see `Network`.
       part: "all", or "decoder": the backbone keeps its statistics, and is normalised by them.
 
     Returns:
@@ -48,23 +53,7 @@ def reestimate_statistics(
       >>> updated["params"] is variables["params"]
       True
     """
-    # With momentum 0 the running statistics are those of the last batch.
-    model, params = _following_all(model, part), variables["params"]
-
-    def batch_moments(params: PyTree, stats: PyTree, images: jax.Array) -> PyTree:
-        stats = model.apply({"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"])[1]
-        return stats["batch_stats"]
-
-    moments = platform_jit(batch_moments, model.dtype)
-    sums: PyTree = None
-    count, shape = 0, None
-    for images in batches:
-        if shape not in (None, images.shape):
-            raise ValueError(f"batches must be of one shape. Got {shape} and {images.shape}")
-        own = jax.device_get(moments(params, variables["batch_stats"], images))
-        own = _map_norms(_with_square, own)
-        sums = own if sums is None else jax.tree.map(np.add, sums, own)
-        count, shape = count + 1, images.shape
+    sums, count = _summed_moments(_following_all(model, part), variables, batches)
     if not count:
         raise ValueError("batches must hold at least one batch. Got none")
     stats = _map_norms(lambda norm: _without_square(norm, count), sums)
@@ -73,6 +62,30 @@ def reestimate_statistics(
     same = {"patterns", "backbone"} if part == "decoder" else {"patterns"}  # those of lrr are no statistics
     kept = {name: tree for name, tree in variables["batch_stats"].items() if name in same}
     return {**variables, "batch_stats": {**stats, **kept}}
+
+
+def _summed_moments(
+    model: Network, variables: dict[str, PyTree], batches: Iterable[Array | tuple[Array, Array | None]]
+) -> tuple[PyTree, int]:
+    """Each norm's mean and mean square, added up over the batches, and how many they are."""
+
+    # With momentum 0 the running statistics are those of the last batch.
+    def batch_moments(params: PyTree, stats: PyTree, images: jax.Array, inside: jax.Array | None) -> PyTree:
+        stats = model.apply({"params": params, "batch_stats": stats}, images, True, inside, mutable=["batch_stats"])[1]
+        return stats["batch_stats"]
+
+    moments = platform_jit(batch_moments, model.dtype)
+    sums: PyTree = None
+    count, shape = 0, None
+    for batch in batches:
+        images, inside = batch if isinstance(batch, tuple) else (batch, None)
+        if shape not in (None, images.shape):
+            raise ValueError(f"batches must be of one shape. Got {shape} and {images.shape}")
+        own = jax.device_get(moments(variables["params"], variables["batch_stats"], images, inside))
+        own = _map_norms(_with_square, own)
+        sums = own if sums is None else jax.tree.map(np.add, sums, own)
+        count, shape = count + 1, images.shape
+    return sums, count
 
 
 def _following_all(model: Network, part: str) -> Network:

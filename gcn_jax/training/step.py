@@ -115,7 +115,8 @@ def make_loss(recipe: Recipe, joined: bool = False) -> Callable[..., tuple[jax.A
             shapes = variable_shapes(recipe.model)
             variables = small_arrays.separate_variables(variables, shapes, recipe.model.backbone.norm)
         images = normalize(batch["image"], recipe.preprocessing)
-        logits, updated = recipe.model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"])
+        mutable, inside = ["batch_stats", "auxiliary"], batch.get("inside")
+        logits, updated = recipe.model.apply(variables, images, train=True, inside=inside, mutable=mutable)
         batch_stats = small_arrays.join(updated["batch_stats"]) if joined else updated["batch_stats"]
         return recipe.loss(logits, batch["label"], updated.get("auxiliary", {})), batch_stats
 
@@ -127,8 +128,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Makes the step, a pure function ``(state, batch) -> (state, metrics)``.
 
-    The batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}``. The metrics are two float32 scalars of
-    this batch, from before the update: ``loss``, and ``grad_norm``, the Euclidean norm of the gradient.
+    The batch is ``{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}``, and if the model ``takes_inside`` also
+    ``{"inside": int32 [B, 4]}``. The metrics are two float32 scalars of this batch, from before the update: ``loss``,
+    and ``grad_norm``, the Euclidean norm of the gradient.
 
     Args:
       recipe: of the step.

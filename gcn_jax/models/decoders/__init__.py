@@ -1,7 +1,8 @@
 """Networks that turn feature maps into scores: one table, a file for each paper.
 
 A decoder is called as ``(features, size, train)`` with the features of `ResNet`, "stem" and "res2" to "res5", and the
-size of the image; it returns scores [B, *size, num_classes].
+size of the image; it returns scores [B, *size, num_classes]. One with ``takes_inside`` also finds "inside" among the
+features where images are padded: int32 [B, 4], the part of res-5 that an image takes up, as in `ops.sampling`.
 """
 
 from collections.abc import Mapping

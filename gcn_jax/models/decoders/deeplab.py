@@ -40,12 +40,14 @@ class DeepLabV3Plus(nn.Module):
     """ASPP of DeepLabv3, whose last level is the mean of the whole map; then joined with res-2 and refined.
 
     Widths are those of the paper on ResNet-50: an eighth of res-5's channels, 256, and 48 of res-2. Convolutions are
-    not separable, as in torchvision. Our choices: no dropout, since our step draws no random numbers; padding counts in
-    the mean, in training as afterwards.
+    not separable, as in torchvision. Our choices: no dropout, since our step draws no random numbers; padding is left
+    out of the mean.
 
     Attributes:
       output_stride: of res-5, which scales the rates: 6, 12 and 18 at 16.
     """
+
+    takes_inside = True
 
     num_classes: int
     output_stride: int = 16
@@ -63,7 +65,7 @@ class DeepLabV3Plus(nn.Module):
         for rate in (6, 12, 18):
             dilation = rate * 16 // self.output_stride
             levels.append(layer(width, (3, 3), dilation=dilation, name=f"level{rate}")(x, train))
-        mean = layer(width, (1, 1), name="mean")(pool_to_bins(x, 1), train)
+        mean = layer(width, (1, 1), name="mean")(pool_to_bins(x, 1, features.get("inside")), train)
         levels.append(resize(mean, x.shape[1:3]))
         x = layer(width, (1, 1), name="join")(jnp.concatenate(levels, axis=-1), train)
         fine = layer(max(3 * width // 16, 1), (1, 1), name="reduce_res2")(fine, train)

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from ..layers import Conv, Norm
 from ..ops.convolution import Dtype
-from ..ops.sampling import resize
+from ..ops.sampling import max_of_all, resize
 
 LEVELS = ("stem", "res2", "res3", "res4", "res5", "whole")
 
@@ -20,8 +20,10 @@ class Zoomout(nn.Module):
     the release has it, and then learnt scales and shifts, which the first layer could do as well. That layer is applied
     to each stage at its own resolution, and the results are enlarged and added up: the same as one layer on all of them
     enlarged, since it is linear. The hidden width is half of res-5's channels, 1024. Our choices: pixels of stride 4 in
-    place of superpixels, and bilinear enlargement, also at the end; no dropout; padding counts in the maxima.
+    place of superpixels, and bilinear enlargement, also at the end; no dropout; padding is left out of the maxima.
     """
+
+    takes_inside = True
 
     num_classes: int
     norm: str = "frozen"
@@ -31,7 +33,7 @@ class Zoomout(nn.Module):
     @nn.compact
     def __call__(self, features: dict[str, jax.Array], size: tuple[int, int], train: bool = False) -> jax.Array:
         """The stages' features -> scores [B, *size, num_classes]."""
-        whole = jnp.max(features["res5"], axis=(1, 2), keepdims=True)
+        whole = max_of_all(features["res5"], features.get("inside"))
         grid, hidden = features["stem"].shape[1:3], max(whole.shape[-1] // 2, 1)
 
         def conv(x, features, name, use_bias=True, gain=2.0):

@@ -1,56 +1,93 @@
 """Maps in another size: enlarged, averaged into bins, their maxima spread or put back.
 
-Enlarging and averaging are products with a small constant matrix along each axis: so are their gradients, and rows may
-be spread over devices.
+Enlarging and averaging are products with a small matrix along each axis: so are their gradients, and rows may be spread
+over devices. The matrix is a constant; or each image has its own, where it takes up a part of its map alone: `inside`,
+int32 [B, 4], the part's first row and column, and the row and column behind its last.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def resize(x: jax.Array, size: Sequence[int]) -> jax.Array:
+def resize(x: jax.Array, size: Sequence[int], inside: jax.Array | None = None) -> jax.Array:
     """Bilinear interpolation: [B, H, W, C] -> [B, *size, C].
 
     Pixels are areas, as in PyTorch's ``interpolate(align_corners=False)`` and, inside a map that is doubled, in a
     deconvolution of 4 x 4 bilinear taps. It does not average where it makes a map smaller.
+
+    Args:
+      x: the maps.
+      size: of the result.
+      inside: the part of the result that a map is resized to; beyond it the map's border is repeated. None: all of it.
     """
-    return _by_axis(x, [_bilinear(length, new) for length, new in zip(x.shape[1:3], size, strict=True)])
+    lengths = zip(x.shape[1:3], size, _spans(size, inside), strict=True)
+    return _by_axis(x, [_bilinear(length, new, *span) for length, new, span in lengths])
 
 
-def pool_to_bins(x: jax.Array, bins: int) -> jax.Array:
+def pool_to_bins(x: jax.Array, bins: int, inside: jax.Array | None = None) -> jax.Array:
     """The means of bins x bins parts of a map: [B, H, W, C] -> [B, bins, bins, C].
 
     Part i of n of a length L is from floor(i L / n) to ceil((i + 1) L / n), so that parts overlap where L does not
     divide, as PyTorch's ``AdaptiveAvgPool2d`` has them.
+
+    Args:
+      x: the maps.
+      bins: the number of parts along each axis.
+      inside: the part of the map that is divided into them; None: all of it.
     """
-    return _by_axis(x, [_bins(length, bins) for length in x.shape[1:3]])
+    lengths = zip(x.shape[1:3], _spans(x.shape[1:3], inside), strict=True)
+    return _by_axis(x, [_bins(length, bins, *span) for length, span in lengths])
 
 
-def _by_axis(x: jax.Array, matrices: list[np.ndarray]) -> jax.Array:
-    rows, columns = (jnp.asarray(matrix, x.dtype) for matrix in matrices)
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    x = product("ph,bhwc->bpwc", rows, x).astype(x.dtype)
-    return product("qw,bpwc->bpqc", columns, x).astype(x.dtype)
+def max_of_all(x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+    """The maxima of the whole map, or of its part inside: [B, H, W, C] -> [B, 1, 1, C]."""
+    if inside is not None:
+        (top, bottom), (left, right) = _spans(x.shape[1:3], inside)
+        rows, columns = np.arange(x.shape[1])[None, :, None], np.arange(x.shape[2])[None, None]
+        is_inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+        x = jnp.where(is_inside[..., None], x, -jnp.inf)
+    return jnp.max(x, axis=(1, 2), keepdims=True)
 
 
-@functools.cache
-def _bilinear(length: int, new: int) -> np.ndarray:
-    """[new, length]: in each row the weights of the two pixels that are nearest to a new one."""
-    place = np.clip((np.arange(new) + 0.5) * length / new - 0.5, 0, length - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(length))).astype(np.float32)
+def rescaled(inside: jax.Array, size: Sequence[int], new: Sequence[int]) -> jax.Array:
+    """The part inside maps of a size, int32 [B, 4], in maps of a new size: each pixel that has some of it."""
+    factor, divisor = np.array(new)[None], np.array(size)[None]
+    return jnp.concatenate([inside[:, :2] * factor // divisor, -(-inside[:, 2:] * factor // divisor)], axis=1)
 
 
-@functools.cache
-def _bins(length: int, bins: int) -> np.ndarray:
-    """[bins, length]: in each row the same weight for all pixels of a part."""
-    first = np.arange(bins) * length // bins
-    end = -(-np.arange(1, bins + 1) * length // bins)
-    is_inside = (np.arange(length) >= first[:, None]) & (np.arange(length) < end[:, None])
-    return (is_inside / (end - first)[:, None]).astype(np.float32)
+def _spans(size: Sequence[int], inside: jax.Array | None) -> list[tuple[Any, Any]]:
+    """Where the part inside begins and ends along each axis: numbers, or int32 [B, 1, 1] of each image."""
+    if inside is None:
+        return [(0, length) for length in size]
+    return [(inside[:, axis, None, None], inside[:, axis + 2, None, None]) for axis in range(2)]
+
+
+def _by_axis(x: jax.Array, matrices: list[Any]) -> jax.Array:
+    """[B, H, W, C] times a matrix of the rows and one of the columns, [1, new, old] constants or [B, new, old]."""
+    for axes, matrix in zip(("ph,bhwc->bpwc", "qw,bpwc->bpqc"), matrices, strict=True):
+        is_constant = isinstance(matrix, np.ndarray)
+        factor = jnp.asarray(matrix[0].astype(np.float32) if is_constant else matrix, x.dtype)
+        terms = axes if is_constant else f"b{axes}"
+        x = jnp.einsum(terms, factor, x, preferred_element_type=jnp.float32).astype(x.dtype)
+    return x
+
+
+def _bilinear(length: int, new: int, first: Any, end: Any) -> Any:
+    """[B, new, length]: in each row the weights of the two pixels that are nearest to a new one."""
+    place = (np.arange(new)[None, :, None] + 0.5 - first) * length / (end - first) - 0.5
+    return (1 - abs(place.clip(0, length - 1) - np.arange(length)[None, None])).clip(0, None)
+
+
+def _bins(length: int, bins: int, first: Any, end: Any) -> Any:
+    """[B, bins, length]: in each row the same weight for all pixels of a part."""
+    i, places = np.arange(bins)[None, :, None], np.arange(length)[None, None]
+    begin, stop = first + i * (end - first) // bins, first - (i + 1) * (first - end) // bins
+    return ((places >= begin) & (places < stop)) / (stop - begin)
 
 
 def max_around(x: jax.Array, side: int) -> jax.Array:
