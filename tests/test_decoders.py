@@ -647,6 +647,15 @@ def test_a_run_of_before_there_was_a_choice_is_a_gcn(config, tmp_path, missing):
         saved_config.check_same_model(config, tmp_path, "--workdir", "")
 
 
+def test_refinenets_kernels_start_as_in_the_authors_code():
+    """N(0, 0.01) at 2048 channels of res-5; with a sixteenth of them four times that, which is the same gain."""
+    params = init_variables(build_model(5, "resnet14", width=4, decoder="refinenet"), 0)["params"]
+    kernels = {name: layer["kernel"] for name, layer in params.items() if name != "backbone"}
+    assert len(kernels) == 4 + 2 * 4 * (2 + 3) + 2 * 3 + 4 * 4 + 1
+    for name, kernel in kernels.items():
+        assert np.std(kernel) == pytest.approx(0.04, rel=0.1), name
+
+
 def test_each_fcn_starts_as_the_one_before():
     """FCN-16s from the weights of FCN-32s: its new scores are 0."""
     names = ("a", "b", "c", "d", "e")

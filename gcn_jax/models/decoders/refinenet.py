@@ -11,15 +11,17 @@ from ..ops.sampling import max_around, resize
 
 LINKS = 4  # of chained residual pooling; 2 in the paper's figure
 OUTPUT_UNITS = 3  # residual units after it
+PUBLISHED = 2048  # res-5's channels in the paper
 
 
 class RefineNet(nn.Module):
     """From res-5 to res-2: a stage's features are adapted and meet what comes from the coarser stages.
 
     Each block is residual units, fusion, chained residual pooling and residual units, without norms. Widths are a
-    fourth of res-5's channels for res-5, 512, an eighth for the others, 256. Our choices: no dropout, since our step
-    draws no random numbers; enlargement as everywhere here (not with aligned corners); convolutions start as all of
-    ours do, those that end a residual unit at 0: it starts as the identity.
+    fourth of res-5's channels for res-5, 512, an eighth for the others, 256. Kernels start as N(0, 0.01), as in the
+    authors' code: since there are no norms, and pooling a maximum makes it larger, scores else start far from 0; other
+    widths have the same gains. Our choices: no dropout, since our step draws no random numbers; enlargement as
+    everywhere here (not with aligned corners).
     """
 
     num_classes: int
@@ -28,14 +30,16 @@ class RefineNet(nn.Module):
     @nn.compact
     def __call__(self, features: dict[str, jax.Array], size: tuple[int, int], train: bool = False) -> jax.Array:
         """The stages' features -> scores [B, *size, num_classes]."""
-        wide = max(features["res5"].shape[-1] // 4, 2)
+        channels = features["res5"].shape[-1]
+        wide = max(channels // 4, 2)
 
-        def conv(x, features, name, use_bias=False, gain=1.0):
+        def conv(x, features, name, use_bias=False):
+            gain = 0.01**2 * 9 * x.shape[-1] * PUBLISHED / channels
             return Conv(features, (3, 3), use_bias=use_bias, dtype=self.dtype, gain=gain, name=name)(x)
 
         def residual_unit(x, name):
-            y = conv(nn.relu(x), x.shape[-1], f"{name}_conv1", use_bias=True, gain=2.0)
-            return x + conv(nn.relu(y), x.shape[-1], f"{name}_conv2", gain=0.0)
+            y = conv(nn.relu(x), x.shape[-1], f"{name}_conv1", use_bias=True)
+            return x + conv(nn.relu(y), x.shape[-1], f"{name}_conv2")
 
         def residual_units(x, count, name):
             for i in range(1, count + 1):
