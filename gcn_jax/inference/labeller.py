@@ -125,8 +125,8 @@ class Labeller:
         else:
             batch = self._padded(images, shape, self._preprocessing.mean)
             sizes = self._put(self._filled([np.array(image.shape[:2], np.int32) for image in images]))
-            known_there = self._padded(truths, shape, VOID) if truths else None
-            maps = self._maps(variables, batch, needed, known_there, sizes)
+            truth = self._padded(truths, shape, VOID) if truths else None
+            maps = self._maps(variables, batch, needed, truth, sizes)
 
             def found() -> list[Maps]:
                 whole = {name: np.asarray(values) for name, values in maps.items()}

@@ -93,8 +93,9 @@ def _inputs(labeller: Labeller, sample: Sample, mean: Sequence[float]) -> Iterat
 
 
 def _make_sums(model: Network, preprocessing: Preprocessing) -> Any:
-    """The function of variables, an image [1, H, W, 3], its label [H, W] and what of it is inside, [1, 4]: the sums of
-    each row, [factors, 3, H].
+    """The function that gives the sums of each row, [factors, 3, H].
+
+    It takes variables, an image [1, H, W, 3], its label [H, W] and what of it is no padding, [1, 4].
     """
 
     def sums(variables: dict[str, PyTree], image: jax.Array, label: jax.Array, inside: jax.Array) -> jax.Array:
