@@ -609,6 +609,8 @@ def test_statistics_of_decoders_are_taken_anew(part):
         ({"reestimate.part": "decoder", "model.decoder": "fcn"}, "config.reestimate.part='decoder' has no effect"),
         ({"loss.auxiliary": 0.2}, "config.loss.auxiliary=0.2 has no effect without config.model.auxiliary=True"),
         ({"model.fused_scales": (0.0,)}, "config.model.fused_scales must be numbers between 0 and 2"),
+        ({"model.fused_scales": (0.5,)}, "config.model.fused_scales must be empty with decoder='gcn'"),
+        ({"model.fused_scales": (0.5,), "model.decoder": "lrr"}, "config.model.fused_scales must be empty with"),
         ({"model.fused_scales": ("half",)}, "config.model.fused_scales must be numbers between 0 and 2"),
         ({"model.decoder": "lrr", "data.multi_label": True}, "config.model.decoder='lrr' does not go with config.data"),
         ({"loss.auxiliary": 0.0, "model.auxiliary": True}, "config.loss.auxiliary must be positive"),

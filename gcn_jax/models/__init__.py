@@ -141,7 +141,7 @@ def _check(given: dict[str, Any]) -> None:
     for name, known in _CHOICES.items():
         if given[name] not in known:
             raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}. Got {given[name]!r}")
-    kernel_size, head = given["kernel_size"], given["head"]
+    kernel_size, head, decoder, scales = (given[name] for name in ("kernel_size", "head", "decoder", "fused_scales"))
     for name, is_right, requirement in (
         ("kernel_size", kernel_size > 0 and kernel_size % 2, "odd and positive"),
         ("kernel_size", head != "stack3x3" or kernel_size > 1, "at least 3 with head='stack3x3'"),
@@ -151,7 +151,8 @@ def _check(given: dict[str, Any]) -> None:
         ("width", given["width"] > 0, "positive"),
         ("stem_width", given["stem_width"] >= 0, "positive, or 0 for width"),
         ("channels", given["channels"] > 0, "positive"),
-        ("fused_scales", all(_is_scale(scale) for scale in given["fused_scales"]), "numbers between 0 and 2"),
+        ("fused_scales", all(_is_scale(scale) for scale in scales), "numbers between 0 and 2"),
+        ("fused_scales", not scales or DECODERS[decoder].any_size, f"empty with decoder={decoder!r}"),
     ):
         if not is_right:
             raise ValueError(f"{name} must be {requirement}. Got {given[name]}")

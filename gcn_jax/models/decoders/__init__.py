@@ -32,6 +32,7 @@ class Decoder(NamedTuple):
       output_stride: of the backbone, as published.
       fixed: the values of its other fields.
       output_strides: of the backbone, that it can do with.
+      any_size: whether it makes scores of any size, not only of that of the images that its features are of.
       has_means: whether it normalises one value an image and channel, whose variance a batch of one does not have.
     """
 
@@ -40,17 +41,18 @@ class Decoder(NamedTuple):
     fixed: Mapping[str, Any] = MappingProxyType({})
     output_strides: tuple[int, ...] = OUTPUT_STRIDES
     has_means: bool = False
+    any_size: bool = True
 
 
 DECODERS = {
-    "gcn": Decoder(GCN, output_strides=(STRIDE,)),
+    "gcn": Decoder(GCN, output_strides=(STRIDE,), any_size=False),
     "fcn32s": Decoder(FCN, fixed={"stages": ("res5",)}),
     "fcn16s": Decoder(FCN, fixed={"stages": ("res5", "res4")}),
     "fcn8s": Decoder(FCN, fixed={"stages": ("res5", "res4", "res3")}),
     "fcn": Decoder(FCNHead, 8),
     "segnet": Decoder(SegNet, output_strides=(STRIDE,)),
     "deconvnet": Decoder(SegNet, fixed={"deconvnet": True}, output_strides=(STRIDE,)),
-    "lrr": Decoder(LRR, output_strides=(STRIDE,)),
+    "lrr": Decoder(LRR, output_strides=(STRIDE,), any_size=False),
     "dilated": Decoder(DilatedNet, 8),
     "dilated_large": Decoder(DilatedNet, 8, {"widths": LARGE}),
     "aspp": Decoder(ASPP, 8),
