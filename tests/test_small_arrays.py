@@ -39,6 +39,12 @@ def test_joined_arrays_are_few_and_come_apart_again(config):
     again = separate(joined, state)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     assert jax.tree.all(jax.tree.map(np.array_equal, again, state))
+    again = separate(join(state.params), reordered(state.params))  # a jitted function sorts the names of a dict
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, state.params))
+
+
+def reordered(tree):
+    return {name: reordered(tree[name]) for name in reversed(tree)} if isinstance(tree, dict) else tree
 
 
 def test_large_arrays_stay_as_they_are(monkeypatch, config):
