@@ -457,7 +457,9 @@ def test_an_exported_model_predicts(config, tmp_path, name):
     segmenter = gcn_jax.load(tmp_path / "model.safetensors")
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
     canvas = pad(image, 64, 64, config.data.mean)
-    scores = segmenter.model.apply(variables, normalize(canvas[None], settings.preprocessing(config)))[0, :50, :60]
+    inside = np.array([[0, 0, 50, 60]], np.int32)
+    normalized = normalize(canvas[None], settings.preprocessing(config))
+    scores = segmenter.model.apply(variables, normalized, inside=inside)[0, :50, :60]
     np.testing.assert_array_equal(segmenter.predict(image), np.argmax(scores, -1))
 
 
