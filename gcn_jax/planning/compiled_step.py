@@ -191,7 +191,7 @@ def step_flops(recipe: Recipe, state: TrainState, batch: PyTree, kind: str) -> f
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     with platform(kind):
-        step = make_train_step(recipe, joined=kind == "gpu")
+        step = make_train_step(recipe, joined=kind != "cpu")  # as `abstract_inputs` has the state
         traced = jax.jit(step).trace(jax.tree.map(plain, state), jax.tree.map(plain, batch))
     return traced.lower(lowering_platforms=("cuda" if kind == "gpu" else kind,)).cost_analysis()["flops"]
 
