@@ -19,7 +19,7 @@ from gcn_jax.runtime.compilation import platform_of
 from gcn_jax.training.optimizer import depth
 
 PyTree = Any
-_LARGE = 2**14  # an array of so many numbers stays as it is
+_LARGE = 2**14  # a kernel of so many numbers stays as it is
 _Path = tuple[str, ...]
 
 
@@ -123,7 +123,8 @@ def _groups(flat: dict[_Path, Any]) -> dict[_Path, list[_Path]]:
     """By its path in the joined tree, which arrays an array is made of; a large one is made of itself."""
     groups: dict[_Path, list[_Path]] = {}
     for path in sorted(flat):
-        is_large = math.prod(flat[path].shape) >= _LARGE
+        shape = flat[path].shape
+        is_large = len(shape) > 1 and math.prod(shape) >= _LARGE  # all scales and biases are joined: norms are folded
         groups.setdefault(path if is_large else _key(path), []).append(path)
     return groups
 
