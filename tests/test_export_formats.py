@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import importlib
 import json
 import os
 import pathlib
@@ -15,13 +14,15 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import log_softmax
 
 import gcn_jax
 from gcn_jax.checkpoints import model_file
 from gcn_jax.config import settings
 from gcn_jax.errors import UserError
 from gcn_jax.inference.segmenter import make_segmenter
-from gcn_jax.models import init_variables
+from gcn_jax.models import DECODERS, init_variables
+from gcn_jax.models.preprocessing import normalize
 from gcn_jax.modes.export import run as run_export
 from tests.helpers import labeller, randomize
 
@@ -126,6 +127,8 @@ ARCHITECTURES = [
     {"head": "conv1x1", "norm": "train", "strides_in": "v1"},
     {"head": "conv", "boundary_refine": False},
     {"head": "stack3x3", "head_width": 6},
+    {"head": "strips"},
+    {"head": "strip_attention"},
     {"branches": "concat", "stem_width": 16, "stem": "deep"},
     {"backbone": "resnet50_gcn"},
     {"backbone": "resnet18"},
@@ -245,13 +248,65 @@ def test_a_layer_that_the_exporter_lacks_is_named(tmp_path, config, trained, cha
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-@pytest.mark.parametrize(("suffix", "package"), [("onnx", "onnx"), ("stablehlo", "flatbuffers")])
-def test_a_decoder_that_the_exporter_lacks_is_named(config, suffix, package):
-    pytest.importorskip(package, reason=MISSING)
-    writer = importlib.import_module(f"gcn_jax.export.{suffix}{'_file' if suffix == 'onnx' else ''}")
-    config.model.decoder = "fcn8s"
-    with pytest.raises(ValueError, match="decoder FCN"):
-        writer.to_bytes(segmenter_of(config), {})
+def decoded(config, decoder, **others):
+    """A model with another decoder and random weights, by a temperature with which its scores vary by about 1."""
+    config.model.update(decoder=decoder, **others)
+    config.eval.temperature = 1.0
+    segmenter = segmenter_of(config)
+    (ours,) = segmenter.rows(image_of(segmenter, 64, 64), ("probabilities",))
+    config.eval.temperature = float(np.log(ours["probabilities"]).std((0, 1)).max())
+    return segmenter_of(config)
+
+
+def onnx_differs_by(segmenter, height, width):
+    """By how much the logarithms of onnxruntime's probabilities differ from those of ours, at most."""
+    image = image_of(segmenter, height, width)
+    (ours,) = segmenter.rows(image, ("probabilities",))
+    _, (found,) = onnx_session(segmenter).run(None, {"images": image[None]})
+    found, expected = np.log(found), np.log(ours["probabilities"])
+    assert expected.std((0, 1)).max() > 0.3, "they tell pixels apart"
+    return np.abs(found - expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", sorted(DECODERS.keys() - {"gcn"}))
+def test_onnx_and_stablehlo_have_every_decoder(config, decoder):
+    """With padding, which some leave out of means, for onnxruntime; without, in another size, for jax."""
+    pytest.importorskip("flatbuffers", reason=MISSING)
+    import jax.export
+
+    from gcn_jax.export import stablehlo
+
+    segmenter = decoded(config, decoder)
+    assert onnx_differs_by(segmenter, 50, 33) < 1e-3
+    image = image_of(segmenter, 45, 61)
+    program = jax.export.deserialize(bytearray(stablehlo.to_bytes(segmenter, {})))
+    (found,) = np.asarray(program.call(image[None])["probabilities"])
+    scores = segmenter.model.apply(segmenter.variables, normalize(image[None], segmenter.preprocessing))
+    expected = log_softmax(scores[0] / segmenter.protocol.temperature, axis=-1)
+    np.testing.assert_allclose(np.log(found), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [{"output_stride": 16}, {"backbone": "resnet18"}, {"fused_scales": (0.75, 1.3)}])
+def test_onnx_has_dilated_backbones_and_several_scales(config, others):
+    assert onnx_differs_by(decoded(config, "pspnet", **others), 50, 33) < 1e-3
+
+
+def test_a_decoder_that_the_exporter_lacks_is_named(config):
+    pytest.importorskip("onnx", reason=MISSING)
+    from gcn_jax.export import onnx_file, onnx_network
+
+    with mock.patch.object(onnx_network, "DECODERS", {}), pytest.raises(ValueError, match="lacks the decoder GCN"):
+        onnx_file.to_bytes(segmenter_of(config), {})
+
+
+def test_stablehlo_of_several_scales_is_refused(config):
+    pytest.importorskip("flatbuffers", reason=MISSING)
+    from gcn_jax.export import stablehlo
+
+    with pytest.raises(ValueError, match="fused_scales needs to know it"):
+        stablehlo.to_bytes(decoded(config, "fcn8s", fused_scales=(0.5,)), {})
 
 
 def test_weights_beyond_a_file_of_onnx_are_refused():
@@ -360,6 +415,21 @@ def test_tflite_of_a_bfloat16_model(config):
     image = image_of(segmenter, 64, 64)
     found = run(images=image[None])
     assert_same(segmenter, image, found["labels"][0], found["probabilities"][0])
+
+
+@pytest.mark.slow
+def test_tflite_has_every_decoder(config):
+    pytest.importorskip("litert_converter", reason=LITERT)
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason=LITERT)
+    from gcn_jax.export import tflite
+
+    for decoder in sorted(DECODERS.keys() - {"gcn"}):
+        segmenter = decoded(config, decoder)
+        run = interpreter.Interpreter(model_content=tflite.to_bytes(segmenter, {})).get_signature_runner()
+        image = image_of(segmenter, 64, 64)
+        (ours,) = segmenter.rows(image, ("probabilities",))
+        found = run(images=image[None])["probabilities"][0]
+        np.testing.assert_allclose(np.log(found), np.log(ours["probabilities"]), rtol=0, atol=1e-3, err_msg=decoder)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
     size = graph.add("Shape", "images", start=1, end=3)
     padded = canvas(graph, size, segmenter.protocol.size)
     network = Network(graph, model, segmenter.variables)
-    scores = network.logits(_input(graph, size, padded, preprocessing), preprocessing.channels == "BGR")
+    scores = network.logits(_input(graph, size, padded, preprocessing), preprocessing.channels == "BGR", size)
     scores = graph.add("Slice", scores, graph.integers(0, 0), size, graph.integers(2, 3))
     scores = graph.add("Transpose", scores, perm=[0, 2, 3, 1])
     _outputs(graph, scores, segmenter)

@@ -1,5 +1,6 @@
 """An ONNX graph that is built node by node."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,15 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
+        self._constants: dict[tuple, onnx.TensorProto] = {}
 
     def constant(self, value: Any) -> str:
-        """Adds an array."""
-        name = f"constant_{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
+        """Adds an array, or finds it among those that were added."""
+        array = np.ascontiguousarray(value).reshape(np.shape(value))  # a scalar stays one
+        key = array.dtype.str, array.shape, hashlib.sha256(array.data).digest()
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(array, f"constant_{len(self._constants)}")
+        return self._constants[key].name
 
     def integers(self, *values: int) -> str:
         """Adds an int64 array [n]."""
@@ -43,9 +46,9 @@ class Graph:
         version: str,
     ) -> bytes:
         """The file; raises `ValueError` if it would be larger than a file of ONNX can be."""
-        if sum(len(array.raw_data) for array in self._constants) > _MOST_BYTES:
+        if sum(len(array.raw_data) for array in self._constants.values()) > _MOST_BYTES:
             raise ValueError("its weights exceed the 2 GB that one file of ONNX holds")
-        graph = helper.make_graph(self._nodes, "gcn_jax", [image], list(outputs), self._constants)
+        graph = helper.make_graph(self._nodes, "gcn_jax", [image], list(outputs), list(self._constants.values()))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -1,4 +1,4 @@
-"""The network as a graph of ONNX: channels first, each norm folded into its convolution.
+"""The network as a graph of ONNX: its backbone, and one of `DECODERS` on the features of its stages.
 
 It follows `gcn_jax.models` from its parameters; images have sides that are multiples of 32, so that no map is cut.
 """
@@ -6,20 +6,18 @@ It follows `gcn_jax.models` from its parameters; images have sides that are mult
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import numpy as np
+from onnx import TensorProto
 
 from gcn_jax import models
+from gcn_jax.export.onnx_decoders import DECODERS, Features
 from gcn_jax.export.onnx_graph import Graph
-from gcn_jax.models.backbones.resnet import BASIC, GLOBAL_CONVS, STAGE_SIZES, STAGES
-from gcn_jax.models.decoders.gcn import GCN
+from gcn_jax.export.onnx_layers import Layers
+from gcn_jax.models.backbones.resnet import BASIC, GLOBAL_CONVS, STAGE_SIZES, STAGES, STRIDE
 
 
 class Network:
     """Adds a model's layers to a graph.
-
-    Attributes:
-      unused: the names of the arrays that no layer has taken yet.
 
     Args:
       graph: that the layers are added to.
@@ -28,125 +26,95 @@ class Network:
     """
 
     def __init__(self, graph: Graph, model: models.Network, variables: Mapping[str, Any]):
-        self._graph, self._backbone, self._decoder = graph, model.backbone, model.decoder
-        self._fused_scales = model.fused_scales
-        self._arrays = flax.traverse_util.flatten_dict(dict(variables), sep="/")
-        self.unused = set(self._arrays)
+        self._layers, self._model, self._backbone = Layers(graph, variables), model, model.backbone
 
-    def logits(self, x: str, reverse: bool) -> str:
+    def logits(self, images: str, reverse: bool, inside: str) -> str:
         """Scores of images, float32 [B, C, H, W], normalised -> [B, num_classes, H, W].
 
         Args:
-          x: the images.
+          images: see above.
           reverse: whether the network takes their channels in the reverse order.
+          inside: height and width of their part that is no padding, int64 [2].
 
         Raises:
           ValueError: if the model has a layer that this exporter lacks.
         """
-        if self._fused_scales:
-            raise ValueError("the exporter to ONNX lacks config.model.fused_scales")
-        if not isinstance(self._decoder, GCN):
-            raise ValueError(f"the exporter to ONNX lacks the decoder {type(self._decoder).__name__}")
-        features = self._features(x, reverse)
-        scores = ""
-        for stage in reversed(STAGES):
-            own = self._refined(self._head(features[stage], stage), stage)
-            if scores:
-                scores = self._graph.add("Add", self._upsampled(scores, stage), own)
-                scores = self._refined(scores, f"{stage}_sum")
-            else:
-                scores = own
-        for name in ("half", "full"):
-            scores = self._refined(self._upsampled(scores, name), name)
-        if self.unused:
-            raise ValueError(f"the exporter to ONNX lacks the layer of {min(self.unused)}")
-        return scores
+        layers, size = self._layers, self._layers.size(images)
+        if type(self._model.decoder) not in DECODERS:
+            raise ValueError(f"the exporter to ONNX lacks the decoder {type(self._model.decoder).__name__}")
+        scores = [self._scores(self._features(images, reverse), size, inside)]
+        for scale in self._model.fused_scales:
+            new = self._scaled(size, scale)
+            own = self._divided(layers.graph.add("Mul", inside, new), size)
+            scores.append(self._scores(self._features(layers.resized(images, new), reverse), size, own))
+        unused = {name for name in layers.unused if not name.split("/")[1].startswith("auxiliary")}  # of training alone
+        if unused:
+            raise ValueError(f"the exporter to ONNX lacks the layer of {min(unused)}")
+        return layers.graph.add("Max", *scores)
+
+    def _scores(self, maps: dict[str, str], size: str, inside: str) -> str:
+        """The decoder's, for images of a size; inside is the part of the images that the features are of."""
+        stride = self._layers.graph.integers(self._backbone.output_stride)
+        decoder = self._model.decoder
+        return DECODERS[type(decoder)](self._layers, decoder, Features(maps, size, self._divided(inside, stride)))
+
+    def _scaled(self, size: str, scale: float) -> str:
+        """Height and width of smaller or larger images, as `models.Network` takes them."""
+        graph = self._layers.graph
+        sides = graph.add("Mul", graph.add("Cast", size, to=TensorProto.DOUBLE), graph.constant(np.float64(scale)))
+        rounded = graph.add("Cast", graph.add("Round", sides), to=TensorProto.INT64)
+        return graph.add("Max", rounded, graph.integers(STRIDE))
+
+    def _divided(self, sides: str, by: str) -> str:
+        """Quotients, rounded up, of int64 [2]."""
+        graph = self._layers.graph
+        return graph.add("Div", graph.add("Sub", graph.add("Add", sides, by), graph.integers(1)), by)
 
     def _features(self, x: str, reverse: bool) -> dict[str, str]:
-        backbone, x = self._backbone, self._relu(self._normed(x, "backbone", "1", 2, reverse=reverse))
+        backbone = self._backbone
+        x = self._layers.relu(self._normed(x, "1", stride=2, reverse=reverse))
         for name in ("2", "3") if backbone.stem == "deep" else ():
-            x = self._relu(self._normed(x, "backbone", name))
-        x = self._graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-        features, same = {}, backbone.backbone in BASIC and backbone.stem_width in (0, backbone.width)
+            x = self._layers.relu(self._normed(x, name))
+        x = self._layers.graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+        features, same = {"stem": x}, backbone.backbone in BASIC and backbone.stem_width in (0, backbone.width)
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[backbone.backbone], strict=True)):
+            halves, first, dilation = backbone.sampling(i)
             is_global = stage in GLOBAL_CONVS.get(backbone.backbone, {})
             for j in range(size):
                 project = j == 0 and not (same and i == 0)  # what has the same size and channels is not projected
-                x = self._block(x, f"backbone/{stage}_block{j + 1}", 2 if j == 0 and i > 0 else 1, project, is_global)
+                steps = 2 if j == 0 and halves else 1, dilation if j else first
+                x = self._block(x, f"{stage}_block{j + 1}", *steps, project, is_global)
             features[stage] = x
         return features
 
-    def _block(self, x: str, path: str, stride: int, project: bool, is_global: bool) -> str:
+    def _block(self, x: str, block: str, stride: int, dilation: int, project: bool, is_global: bool) -> str:
+        layers = self._layers
+
+        def conv(x: str, name: str, stride: int | tuple[int, int] = 1, dilation: int = 1) -> str:
+            return self._normed(x, name, f"{block}/", stride, dilation)
+
         def branch(name: str, first: tuple[int, int], second: tuple[int, int]) -> str:
-            y = self._relu(self._normed(x, path, f"_{name}1", first))
-            return self._relu(self._normed(y, path, f"_{name}2", second))
+            return layers.relu(conv(layers.relu(conv(x, f"_{name}1", first)), f"_{name}2", second))
 
         if is_global:
             rows, columns = (stride, 1), (1, stride)
-            y = self._graph.add("Concat", branch("left", rows, columns), branch("right", columns, rows), axis=1)
+            y = conv(layers.joined(branch("left", rows, columns), branch("right", columns, rows)), "3")
         elif self._backbone.backbone in BASIC:
-            y = self._relu(self._normed(x, path, "1", stride))
+            y = conv(layers.relu(conv(x, "1", stride, dilation)), "2", dilation=dilation)
         else:
             first, second = (stride, 1) if self._backbone.strides_in == "v1" else (1, stride)
-            y = self._relu(self._normed(x, path, "1", first))
-            y = self._relu(self._normed(y, path, "2", second))
-        y = self._normed(y, path, "2" if self._backbone.backbone in BASIC else "3")
-        if project:
-            x = self._normed(x, path, "_proj", stride)
-        return self._relu(self._graph.add("Add", x, y))
+            y = layers.relu(conv(x, "1", first))
+            y = conv(layers.relu(conv(y, "2", second, dilation)), "3")
+        return layers.relu(layers.sum(conv(x, "_proj", stride) if project else x, y))
 
-    def _head(self, x: str, stage: str) -> str:
-        model, path = self._decoder, f"params/{self._decoder.head}_{stage}"
-        match model.head:
-            case "conv1x1" | "conv":
-                return self._biased(x, path)
-            case "stack3x3":
-                for i in range(1, model.kernel_size // 2 + 1):
-                    x = self._biased(x, f"{path}/conv{i}")
-                return x
-            case "gcn":
-                left = self._biased(self._biased(x, f"{path}/left_column"), f"{path}/left_row")
-                right = self._biased(self._biased(x, f"{path}/right_row"), f"{path}/right_column")
-                if model.branches == "sum":
-                    return self._graph.add("Add", left, right)
-                return self._biased(self._graph.add("Concat", left, right, axis=1), f"{path}/projection")
-        raise ValueError(f"the exporter to ONNX lacks config.model.head={model.head!r}")
-
-    def _refined(self, x: str, name: str) -> str:
-        if not self._decoder.boundary_refine:
-            return x
-        path = f"params/refine_{name}"
-        y = self._biased(self._relu(self._biased(x, f"{path}/conv1")), f"{path}/conv2")
-        return self._graph.add("Add", x, y)
-
-    def _upsampled(self, x: str, name: str) -> str:
-        kernel = self._take(f"params/up_{name}/kernel").transpose(2, 3, 0, 1)
-        return self._graph.add("ConvTranspose", x, self._graph.constant(kernel), strides=[2, 2], pads=[1] * 4)
-
-    def _biased(self, x: str, path: str) -> str:
-        return self._conv(x, self._take(f"{path}/kernel"), self._take(f"{path}/bias"))
-
-    def _normed(self, x: str, path: str, name: str, stride: int | tuple[int, int] = 1, reverse: bool = False) -> str:
-        """A convolution and its norm: the norm scales the kernel, and what it adds is the bias."""
-        kernel = self._take(f"params/{path}/conv{name}/kernel")
-        if reverse:
-            kernel = kernel[:, :, ::-1]
-        scale, bias = (self._take(f"params/{path}/norm{name}/{part}") for part in ("scale", "bias"))
-        mean, variance = (self._take(f"batch_stats/{path}/norm{name}/{part}") for part in ("mean", "var"))
-        scale = scale / np.sqrt(variance + np.float32(1e-5))
-        return self._conv(x, kernel * scale, bias - mean * scale, stride)
-
-    def _conv(self, x: str, kernel: np.ndarray, bias: np.ndarray, stride: int | tuple[int, int] = 1) -> str:
-        rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
-        strides = [stride, stride] if isinstance(stride, int) else list(stride)
-        weights = self._graph.constant(kernel.transpose(3, 2, 0, 1)), self._graph.constant(bias)
-        return self._graph.add("Conv", x, *weights, strides=strides, pads=[rows, columns, rows, columns])
-
-    def _relu(self, x: str) -> str:
-        return self._graph.add("Relu", x)
-
-    def _take(self, name: str) -> np.ndarray:
-        if name not in self._arrays:
-            raise ValueError(f"the exporter to ONNX expects {name}, which the model lacks")
-        self.unused.discard(name)
-        return np.asarray(self._arrays[name], np.float32)
+    def _normed(
+        self,
+        x: str,
+        name: str,
+        block: str = "",
+        stride: int | tuple[int, int] = 1,
+        dilation: int = 1,
+        reverse: bool = False,
+    ) -> str:
+        path = f"backbone/{block}"
+        return self._layers.normed(x, f"{path}conv{name}", f"{path}norm{name}", stride, dilation, reverse)

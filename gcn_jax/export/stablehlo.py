@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from gcn_jax.inference.maps import Maps, measured, measured_of_each
 from gcn_jax.inference.segmenter import Segmenter
 from gcn_jax.models.backbones.resnet import STRIDE
-from gcn_jax.models.decoders.gcn import GCN
 from gcn_jax.models.ops.convolution import Dtype
 from gcn_jax.models.preprocessing import normalize
 
@@ -29,12 +28,11 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str]) -> bytes:
       metadata: not kept: the format has no place for it.
 
     Raises:
-      ValueError: if the model's decoder needs to know the size.
+      ValueError: if the model needs to know the size.
     """
     del metadata
-    if segmenter.model.fused_scales or not isinstance(segmenter.model.decoder, GCN):
-        kind = "with fused_scales" if segmenter.model.fused_scales else type(segmenter.model.decoder).__name__
-        raise ValueError(f"the program takes images of any size, and the decoder {kind} is made for one size")
+    if segmenter.model.fused_scales:
+        raise ValueError("the program takes images of any size, and config.model.fused_scales needs to know it")
     least = [f"h >= {STRIDE}", f"w >= {STRIDE}"]
     shape = jax.export.symbolic_shape(f"b, h, w, {segmenter.model.channels}", constraints=least)
     return bytes(exported(segmenter, shape, PLATFORMS, segmenter.model.dtype).serialize())

@@ -202,7 +202,7 @@ class ResNet(nn.Module):
         x = end(max_pool(x), "conv1")
         features = {"stem": x}
         for i, (stage, size) in enumerate(zip(STAGES, STAGE_SIZES[self.backbone], strict=True)):
-            halves, first, dilation = self._sampling(i)
+            halves, first, dilation = self.sampling(i)
             for j in range(size):
                 x = block(
                     width=self.width * 2**i,
@@ -216,6 +216,11 @@ class ResNet(nn.Module):
             features[stage] = x = end(x, stage)
         return features
 
+    def sampling(self, i: int) -> tuple[bool, int, int]:
+        """Whether stage i, from 0, halves the resolution; how far taps are apart in its first block and in others."""
+        dilations = [max(2 ** (2 + k) // self.output_stride, 1) for k in (max(i - 1, 0), i)]
+        return i > 0 and dilations[1] == 1, *dilations
+
     def _stem_layers(self) -> list[tuple[int, tuple[int, int], int]]:
         """Features, kernel size and stride of each convolution."""
         width = self.stem_width or self.width
@@ -223,11 +228,6 @@ class ResNet(nn.Module):
             return [(width, (7, 7), 2)]
         half = max(width // 2, 1)
         return [(half, (3, 3), 2), (half, (3, 3), 1), (width, (3, 3), 1)]
-
-    def _sampling(self, i: int) -> tuple[bool, int, int]:
-        """Whether stage i, from 0, halves the resolution; how far taps are apart in its first block and in others."""
-        dilations = [max(2 ** (2 + k) // self.output_stride, 1) for k in (max(i - 1, 0), i)]
-        return i > 0 and dilations[1] == 1, *dilations
 
     def _kind(self, stage: str, is_first: bool, channels: int) -> dict[str, Any]:
         """The attributes of a stage's block, from this many channels, that not both kinds of blocks have alike."""

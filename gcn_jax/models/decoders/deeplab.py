@@ -10,6 +10,8 @@ from ..layers import Conv, ConvNormRelu
 from ..ops.convolution import Dtype
 from ..ops.sampling import pool_to_bins, resize
 
+RATES = (6, 12, 18)  # of DeepLabv3+ at stride 16
+
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling of DeepLab-v2 on ResNet: the sum of four 3x3 convolutions that make scores.
@@ -62,7 +64,7 @@ class DeepLabV3Plus(nn.Module):
         width = max(x.shape[-1] // 8, 1)
         layer = functools.partial(ConvNormRelu, norm=self.norm, momentum=self.momentum, dtype=self.dtype)
         levels = [layer(width, (1, 1), name="level1")(x, train)]
-        for rate in (6, 12, 18):
+        for rate in RATES:
             dilation = rate * 16 // self.output_stride
             levels.append(layer(width, (3, 3), dilation=dilation, name=f"level{rate}")(x, train))
         mean = layer(width, (1, 1), name="mean")(pool_to_bins(x, 1, features.get("inside")), train)

@@ -19,9 +19,13 @@ def dilated_conv2d(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     product for each tap that meets the map: 16x16, 1024 to 128 channels, 12 apart, 40 s -> 0.3 s. Elsewhere XLA's own,
     on a GPU by eights of channels.
     """
-    is_far = 2 * dilation >= min(x.shape[1:3])
-    forms = {"one_cpu": _by_taps if is_far else _over_images, "gpu": with_eights(_xla_own), "elsewhere": _xla_own}
+    forms = {"one_cpu": _on_one_cpu, "gpu": with_eights(_xla_own), "elsewhere": _xla_own}
     return select(x, kernel, **forms, dilation=dilation)
+
+
+def _on_one_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    is_far = 2 * dilation >= min(x.shape[1:3])
+    return (_by_taps if is_far else _over_images)(x, kernel, dilation)
 
 
 def _xla_own(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:

@@ -6,6 +6,7 @@ int32 [B, 4], the part's first row and column, and the row and column behind its
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def resize(x: jax.Array, size: Sequence[int], inside: jax.Array | None = None) -
     Args:
       x: the maps.
       size: of the result.
-      inside: the part of the result that a map is resized to; beyond it the map's border is repeated. None: all of it.
+      inside: the part of the result that a map is resized to; beyond it its border is repeated. None: all of it.
     """
     lengths = zip(x.shape[1:3], size, _spans(size, inside), strict=True)
     return _by_axis(x, [_bilinear(length, new, *span) for length, new, span in lengths])
@@ -48,7 +49,7 @@ def max_of_all(x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
     """The maxima of the whole map, or of its part inside: [B, H, W, C] -> [B, 1, 1, C]."""
     if inside is not None:
         (top, bottom), (left, right) = _spans(x.shape[1:3], inside)
-        rows, columns = np.arange(x.shape[1])[None, :, None], np.arange(x.shape[2])[None, None]
+        rows, columns = _count(x.shape[1])[None, :, None], _count(x.shape[2])[None, None]
         is_inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
         x = jnp.where(is_inside[..., None], x, -jnp.inf)
     return jnp.max(x, axis=(1, 2), keepdims=True)
@@ -67,25 +68,30 @@ def _spans(size: Sequence[int], inside: jax.Array | None) -> list[tuple[Any, Any
     return [(inside[:, axis, None, None], inside[:, axis + 2, None, None]) for axis in range(2)]
 
 
+def _count(length: Any) -> Any:
+    """0, 1, ...: constants, or int32 of a length that is not known yet."""
+    return np.arange(length) if isinstance(length, int) else jnp.arange(length)
+
+
 def _by_axis(x: jax.Array, matrices: list[Any]) -> jax.Array:
     """[B, H, W, C] times a matrix of the rows and one of the columns, [1, new, old] constants or [B, new, old]."""
     for axes, matrix in zip(("ph,bhwc->bpwc", "qw,bpwc->bpqc"), matrices, strict=True):
-        is_constant = isinstance(matrix, np.ndarray)
-        factor = jnp.asarray(matrix[0].astype(np.float32) if is_constant else matrix, x.dtype)
-        terms = axes if is_constant else f"b{axes}"
+        factor = jnp.asarray(matrix.astype(np.float32) if isinstance(matrix, np.ndarray) else matrix, x.dtype)
+        factor, terms = (factor[0], axes) if matrix.shape[0] == 1 else (factor, f"b{axes}")
         x = jnp.einsum(terms, factor, x, preferred_element_type=jnp.float32).astype(x.dtype)
     return x
 
 
 def _bilinear(length: int, new: int, first: Any, end: Any) -> Any:
     """[B, new, length]: in each row the weights of the two pixels that are nearest to a new one."""
-    place = (np.arange(new)[None, :, None] + 0.5 - first) * length / (end - first) - 0.5
-    return (1 - abs(place.clip(0, length - 1) - np.arange(length)[None, None])).clip(0, None)
+    pixel = (_count(new)[None, :, None] - first).clip(0, end - first - 1)
+    place = (pixel + 0.5) * length / (end - first) - 0.5
+    return (1 - abs(place.clip(0, length - 1) - _count(length)[None, None])).clip(0, None)
 
 
 def _bins(length: int, bins: int, first: Any, end: Any) -> Any:
     """[B, bins, length]: in each row the same weight for all pixels of a part."""
-    i, places = np.arange(bins)[None, :, None], np.arange(length)[None, None]
+    i, places = np.arange(bins)[None, :, None], _count(length)[None, None]
     begin, stop = first + i * (end - first) // bins, first - (i + 1) * (first - end) // bins
     return ((places >= begin) & (places < stop)) / (stop - begin)
 
@@ -112,10 +118,12 @@ def overlap_add(tiles: jax.Array) -> jax.Array:
     """
     batch, rows, columns, *_, channels = tiles.shape
     for axis in (1, 2):
-        halves = jnp.split(tiles, 2, axis=axis + 2)  # the second half lies on the next tile's first
-        before, after = [(0, 0)] * 6, [(0, 0)] * 6
+        first, second = jnp.split(tiles, 2, axis=axis + 2)  # the second half lies on the next tile's first
+        before, after = [(0, 0)] * 4, [(0, 0)] * 4
         before[axis], after[axis] = (1, 0), (0, 1)
-        tiles = jnp.pad(halves[0], after) + jnp.pad(halves[1], before)
+        flat = (*first.shape[:3], math.prod(first.shape[3:]))  # LiteRT pads no more than 5 axes
+        total = jnp.pad(first.reshape(flat), after) + jnp.pad(second.reshape(flat), before)
+        tiles = total.reshape(*total.shape[:3], *first.shape[3:])
     blocks = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 4 * rows + 4, 4 * columns + 4, channels)
     return blocks[:, 2:-2, 2:-2]
 
