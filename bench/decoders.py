@@ -2,7 +2,7 @@
 
 Operations are XLA's count for a forward pass of one image, before it optimises the program, two for each product and
 sum; those of the backbone are counted at the decoder's own output stride. ``--rounds=3`` also takes training steps with
-one image, float32, on all cores or on the GPU: the median of their milliseconds, after one that does not count, and the
+one image, float32, on all cores or on the GPU: the median of their seconds, after one that does not count, and the
 gigabytes that the compiler says the step needs, for its state, its batch, its results and in between.
 """
 
@@ -37,7 +37,7 @@ def operations(model: Network, variables: dict, size: int) -> tuple[float, float
 
 
 def step(decoder: str, options: argparse.Namespace) -> tuple[float, float]:
-    """Milliseconds and gigabytes of a training step with one image."""
+    """Seconds and gigabytes of a training step with one image."""
     args = argparse.Namespace(**vars(options), kernel_size=15, dtype="float32", remat=False)
     _, recipe = config_and_recipe(args, decoder)
     image, label = images_and_labels(options.size, 1)
@@ -48,7 +48,7 @@ def step(decoder: str, options: argparse.Namespace) -> tuple[float, float]:
         train()
         seconds.append(time.perf_counter() - start)
     memory = compiler_report(compiled, jax.devices()[0].platform)["memory"]["total"]
-    return 1e3 * statistics.median(seconds[1:]), memory / 1e9
+    return statistics.median(seconds[1:]), memory / 1e9
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     head = ["decoder", "output stride", "parameters (M)", "with the backbone (M)", "GFLOPs", "with the backbone"]
-    head += ["ms a step", "GB"] if options.rounds else []
+    head += ["seconds a step", "GB"] if options.rounds else []
     return_memory()
     lines = []
     for name in options.only:
@@ -75,8 +75,8 @@ def main() -> None:
         line = [name, str(model.backbone.output_stride), f"{decoder:.2f}", f"{count(params):.1f}"]
         line += [f"{whole - own:.1f}", f"{whole:.0f}"]
         if options.rounds:
-            milliseconds, gigabytes = step(name, options)
-            line += [f"{milliseconds:.0f}", f"{gigabytes:.2f}"]
+            duration, gigabytes = step(name, options)
+            line += [f"{duration:.1f}", f"{gigabytes:.2f}"]
         lines.append(line)
         print("  ".join(line), flush=True)
     print(table([head], lines))

@@ -1,11 +1,12 @@
 """All decoders on photographs: the same backbone, images, steps and rates, and what came of it.
 
-    python examples/compare_decoders.py --data_dir=ANIMALS --init_from=thin.safetensors --runs=RUNS docs/results
+    python examples/compare_decoders.py --data_dir=ANIMALS --init_from=thin.safetensors --runs=RUNS DIR
 
 Trains and evaluates `configs/animals.py:table` with each of `config.model.decoder`, 200 steps and one seed: enough to
 see that each learns, not which is best. New norms follow the batch, the backbone's keep their statistics. A run that is
-done is not made again, so that this goes on where it was stopped. The last folder gets, in `decoders/`, what each run
-left: its `metrics.jsonl` and `eval.json`; the table is printed. `--only=gcn,pspnet` takes some of the decoders alone.
+done is not made again, so that this goes on where it was stopped. DIR gets what each run left: its
+`metrics.jsonl` and `eval.json`; the table is printed. `--only=gcn,pspnet` takes some of the decoders alone,
+`--steps=500` trains longer.
 """
 
 import json
@@ -13,7 +14,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from run_list import Results, keep, parse, run_all, workdir_of
+from run_list import Results, common, keep, parse, run_all, workdir_of
 
 from gcn_jax.models import DECODERS, build_model
 
@@ -61,13 +62,12 @@ def table(folder: pathlib.Path, results: Results) -> str:
 
 def main() -> None:
     """Trains, evaluates and prints."""
-    args = parse(__doc__.splitlines()[0], DECODERS, "decoders")
-    where = [f"--config.data_dir={args.data_dir}", f"--config.init_from={args.init_from}"]
-    budget = ["--config.num_steps=200", "--config.eval_every=200", "--config.model.boundary_refine=True"]
+    args = parse(__doc__.splitlines()[0], DECODERS, "decoders", steps=200)
+    shared = [*common(args), "--config.model.boundary_refine=True"]
     runs = {name: arguments(name) for name in args.only}
     modes = ("train", "receptive_field", "eval")
-    results = run_all(args.runs, ["--config=configs/animals.py:table", *where, *budget], runs, (SEED,), modes)
-    keep(args.runs, runs, (SEED,), args.output / "decoders")
+    results = run_all(args.runs, shared, runs, (SEED,), modes)
+    keep(args.runs, runs, (SEED,), args.output)
     print(table(args.runs, results))
 
 

@@ -17,7 +17,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from run_list import Results, keep, parse, run_all
+from run_list import Results, common, keep, parse, run_all
 from scipy.stats import wilcoxon
 
 SEEDS = (0, 1, 2)
@@ -117,10 +117,9 @@ def draw(results: Results, path: pathlib.Path) -> None:
 
 def main() -> None:
     """Trains, evaluates, draws and prints."""
-    args = parse(__doc__.splitlines()[0], RUNS, "runs")
-    where = [f"--config.data_dir={args.data_dir}", f"--config.init_from={args.init_from}"]
+    args = parse(__doc__.splitlines()[0], RUNS, "runs", steps=500)
     runs = {name: [f"--config.model.{argument}" for argument in RUNS[name][1]] for name in args.only}
-    results = run_all(args.runs, ["--config=configs/animals.py:table", *where], runs, SEEDS)
+    results = run_all(args.runs, common(args), runs, SEEDS)
     keep(args.runs, runs, SEEDS, args.output / "tables")
     draw(results, args.output / "tables.png")
     print(f"{table(results)}\n\n{tests(results)}")

@@ -13,11 +13,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 Results = dict[str, list[dict[str, Any]]]
 
 
-def parse(about: str, names: Iterable[str], what: str) -> argparse.Namespace:
-    """The command line of a script that trains on photographs.
+def parse(about: str, names: Iterable[str], what: str, steps: int) -> argparse.Namespace:
+    """The command line of a script that trains on photographs, and how many steps a run has by default.
 
     Returns:
-      ``data_dir``, ``init_from``, ``runs`` and ``output``, absolute paths, and ``only``, the names that are wanted.
+      ``data_dir``, ``init_from``, ``runs`` and ``output``, absolute paths; ``only``, the names; ``steps``.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument(
@@ -26,8 +26,20 @@ def parse(about: str, names: Iterable[str], what: str) -> argparse.Namespace:
     parser.add_argument("--init_from", type=_path, required=True, help="the file that examples/thin_backbone.py makes")
     parser.add_argument("--runs", type=_path, required=True, help="folder of the runs")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(names), help=f"the {what} to take")
+    parser.add_argument("--steps", type=int, default=steps, help="of each run")
     parser.add_argument("output", type=_path, help="folder for what is written")
     return parser.parse_args()
+
+
+def common(args: argparse.Namespace) -> list[str]:
+    """The arguments of ``run.py`` that all runs of `parse`'s command line have."""
+    paths = [f"--config.data_dir={args.data_dir}", f"--config.init_from={args.init_from}"]
+    return [
+        "--config=configs/animals.py:table",
+        *paths,
+        f"--config.num_steps={args.steps}",
+        f"--config.eval_every={args.steps}",
+    ]
 
 
 def _path(text: str) -> pathlib.Path:
@@ -41,7 +53,7 @@ def workdir_of(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
 
 def run_all(
     folder: pathlib.Path,
-    common: Sequence[str],
+    shared: Sequence[str],
     runs: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
     modes: Sequence[str] = ("train", "eval"),
@@ -50,7 +62,7 @@ def run_all(
 
     Args:
       folder: for the runs' workdirs and logs.
-      common: the arguments of ``run.py`` that all have.
+      shared: the arguments of ``run.py`` that all have.
       runs: for each run its name and its own arguments.
       seeds: each run is trained once with each.
       modes: of ``run.py``, one after the other; "eval" is the last.
@@ -67,7 +79,7 @@ def run_all(
         if (workdir / "eval.json").exists():
             continue
         print(f"{place}/{len(jobs)}: {workdir}", flush=True)
-        arguments = [*common, *runs[name], f"--config.seed={seed}", f"--workdir={workdir}"]
+        arguments = [*shared, *runs[name], f"--config.seed={seed}", f"--workdir={workdir}"]
         workdir.mkdir(parents=True, exist_ok=True)
         with (folder / f"{workdir.name}.log").open("a") as log:
             for mode in modes:
