@@ -49,10 +49,10 @@ class GpuTarget:
     link_bandwidth: float
 
 
-# A100, H100, H200 and B200: XLA's own descriptions of them (openxla/xla, xla/backends/gpu/target_config/specs). L4,
-# L40S, RTX 4090 and T4: published specifications that quote NVIDIA's data sheets. The RTX 3090, and the operations and
-# links of the first four, are written down from memory and not yet compared. Operations are dense, half of those "with
-# sparsity"; GeForce: added up in float32; PCIe: 16 lanes.
+# A100, H100, H200 and B200: XLA's own descriptions of them (openxla/xla, xla/backends/gpu/target_config/specs); their
+# operations and links, and all of the other cards: published specifications that quote NVIDIA's data sheets. Operations
+# are dense, half of those "with sparsity"; PCIe: 16 lanes. GeForce adds up in float32 at half the rate that is stated
+# for float16 (RTX 3090: 142 TFLOP/s), and computes TF32 at a quarter of it.
 GPUS = {
     "a100": GpuTarget(
         "NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 2048, 167936, 41943040, 1.41, 85100068864, 2039.04e9,
