@@ -3,10 +3,10 @@
     python examples/compare_decoders.py --data_dir=ANIMALS --init_from=thin.safetensors --runs=RUNS DIR
 
 Trains and evaluates `configs/animals.py:table` with each of `config.model.decoder`, 200 steps and one seed: enough to
-see that each learns, not which is best. New norms follow the batch, the backbone's keep their statistics. A run that is
-done is not made again, so that this goes on where it was stopped. DIR gets what each run left: its
-`metrics.jsonl` and `eval.json`; the table is printed. `--only=gcn,pspnet` takes some of the decoders alone,
-`--steps=500` trains longer.
+see that each learns, not which is best. New norms follow the batch, the backbone's keep their statistics; the rates are
+those of `gcn`, except for `refinenet`. A run that is done is not made again, so that this goes on where it was stopped.
+DIR gets what each run left, its `metrics.jsonl` and `eval.json`; the table is printed. `--only=gcn,pspnet` takes some
+of the decoders alone, `--steps=500` trains longer.
 """
 
 import json
@@ -19,6 +19,11 @@ from run_list import Results, common, keep, parse, run_all, workdir_of
 from gcn_jax.models import DECODERS, build_model
 
 SEED = 0
+OWN = {  # arguments of single decoders
+    "lrr": ["--config.loss.auxiliary=1.0"],
+    # A fifth of the rate, the backbone's unchanged: its deep stack of convolutions has no norms.
+    "refinenet": ["--config.optimizer.learning_rate=2e-4", "--config.optimizer.backbone_rate=0.25"],
+}
 SCORES = {
     "miou": "mean IoU",
     "internal_accuracy": "internal accuracy",
@@ -30,9 +35,8 @@ SCORES = {
 def arguments(decoder: str) -> list[str]:
     """The arguments of a decoder's run."""
     has_norms = hasattr(build_model(2, "resnet14", decoder=decoder).decoder, "norm")
-    others = ["--config.loss.auxiliary=1.0"] if decoder == "lrr" else []
     norms = ["--config.model.decoder_norm=train"] if has_norms else []
-    return [f"--config.model.decoder={decoder}", *others, *norms]
+    return [f"--config.model.decoder={decoder}", *OWN.get(decoder, []), *norms]
 
 
 def effective_side(workdir: pathlib.Path) -> float:
