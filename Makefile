@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 TEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all faults gpu-compile check docs tutorial dist lock clean
+.PHONY: demo test test-slow test-all faults gpu-compile check docs tutorial dist lock clean
 
 demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, about 2 minutes
 	$(BIN)/python run.py --config=configs/shapes.py
@@ -15,8 +15,10 @@ demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, a
 test: .venv/installed-dev  ## every kind of thing, at most 4 minutes on 2 cores
 	$(TEST) -m "not slow"
 
-test-all: .venv/installed-dev  ## all tests, about 20 minutes on 2 cores
-	$(TEST)
+test-slow: .venv/installed-dev  ## the others, about 20 minutes
+	$(TEST) -m slow
+
+test-all: test test-slow  ## all tests
 
 faults: .venv/installed-dev  ## kills training at random moments, 20 and 5 times, and compares bit by bit, about 13 minutes
 	$(BIN)/python -m tests.faults
