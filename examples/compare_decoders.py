@@ -4,7 +4,7 @@
 
 Trains and evaluates `configs/animals.py:table` with each of `config.model.decoder`, 200 steps and one seed: enough to
 see that each learns, not which is best. New norms follow the batch, the backbone's keep their statistics; the rates are
-those of `gcn`, except for `refinenet`. A run that is done is not made again, so that this goes on where it was stopped.
+those of `gcn`, except for two. A run that is done is not made again, so that this goes on where it was stopped.
 DIR gets what each run left, its `metrics.jsonl` and `eval.json`; the table is printed. `--only=gcn,pspnet` takes some
 of the decoders alone, `--steps=500` trains longer.
 """
@@ -19,10 +19,11 @@ from run_list import Results, common, keep, parse, run_all, workdir_of
 from gcn_jax.models import DECODERS, build_model
 
 SEED = 0
+# A fifth of the rate, the backbone's unchanged, for deep stacks of convolutions without norms.
+SLOWER = ["--config.optimizer.learning_rate=2e-4", "--config.optimizer.backbone_rate=0.25"]
 OWN = {  # arguments of single decoders
     "lrr": ["--config.loss.auxiliary=1.0"],
-    # A fifth of the rate, the backbone's unchanged: its deep stack of convolutions has no norms.
-    "refinenet": ["--config.optimizer.learning_rate=2e-4", "--config.optimizer.backbone_rate=0.25"],
+    **dict.fromkeys(("dilated_large", "refinenet"), SLOWER),
 }
 SCORES = {
     "miou": "mean IoU",
