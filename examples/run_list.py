@@ -17,18 +17,21 @@ def parse(about: str, names: Iterable[str], what: str, steps: int) -> argparse.N
     """The command line of a script that trains on photographs, and how many steps a run has by default.
 
     Returns:
-      ``data_dir``, ``init_from``, ``runs`` and ``output``, absolute paths; ``only``, the names; ``steps``.
+      ``data_dir``, ``init_from``, ``runs`` and ``output``, absolute paths; ``only``, the names; ``steps``. Runs of as
+      many steps have a folder of their own in ``--runs``: one that is done must not pass for a longer one.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument(
         "--data_dir", type=_path, required=True, help="the folder that examples/animals_folder.py makes"
     )
     parser.add_argument("--init_from", type=_path, required=True, help="the file that examples/thin_backbone.py makes")
-    parser.add_argument("--runs", type=_path, required=True, help="folder of the runs")
+    parser.add_argument("--runs", type=_path, required=True, help="folder of the runs, in STEPS_steps")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(names), help=f"the {what} to take")
     parser.add_argument("--steps", type=int, default=steps, help="of each run")
     parser.add_argument("output", type=_path, help="folder for what is written")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.runs /= f"{args.steps}_steps"
+    return args
 
 
 def common(args: argparse.Namespace) -> list[str]:

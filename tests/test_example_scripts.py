@@ -14,6 +14,7 @@ import compare_decoders  # noqa: E402
 import dense_crf  # noqa: E402
 import nnx_program  # noqa: E402
 import pyramid_features  # noqa: E402
+import run_list  # noqa: E402
 import training_loop  # noqa: E402
 
 from gcn_jax.evaluation.counts import Counts  # noqa: E402
@@ -36,6 +37,17 @@ def test_norms_of_a_decoder_that_has_them_follow_the_batch():
     arguments = {name: " ".join(compare_decoders.arguments(name)) for name in compare_decoders.DECODERS}
     norms = {name for name, text in arguments.items() if "--config.model.decoder_norm=train" in text}
     assert norms == {"fcn", "segnet", "deconvnet", "pspnet", "zoomout", "deeplabv3plus"}
+
+
+def test_runs_of_another_length_are_others(tmp_path, monkeypatch):
+    """A run that is done is not made again: one of 200 steps must not be taken for one of 500."""
+    command = ["compare", "--data_dir=d", "--init_from=f", f"--runs={tmp_path}", "out"]
+    found = []
+    for steps in ([], ["--steps=500"]):
+        monkeypatch.setattr("sys.argv", [*command, *steps])
+        args = run_list.parse("about", ["gcn"], "decoders", steps=200)
+        found.append((args.runs.parent, args.runs.name, run_list.common(args)[-2]))
+    assert found == [(tmp_path, f"{n}_steps", f"--config.num_steps={n}") for n in (200, 500)]
 
 
 @pytest.mark.slow
