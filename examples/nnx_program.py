@@ -59,7 +59,7 @@ def step(program: Program, optimizer: nnx.Optimizer, images: jax.Array, labels: 
 
 def main(num_steps: int = 100, batch_size: int = 8) -> Program:
     """Trains, and returns the program."""
-    program = Program(num_classes=6, rngs=nnx.Rngs(0))
+    program = nnx.jit(lambda: Program(num_classes=6, rngs=nnx.Rngs(0)))()  # compiled at once, not draw by draw
     optimizer = nnx.Optimizer(program, optax.adam(3e-3), wrt=nnx.Param)
     for i in range(num_steps):
         images, labels = batch(i * batch_size, batch_size)

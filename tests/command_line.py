@@ -125,6 +125,7 @@ def _main(arguments, environment, out, err):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, number)
         os.close(descriptor)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored in tests that are run by nohup
     os.environ |= {"XLA_FLAGS": "", **environment}
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)

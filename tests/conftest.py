@@ -41,9 +41,11 @@ from gcn_jax import config as config_lib
 
 # The files that take longest, in that order, by both sets: each goes as a whole to the next process that is free.
 ORDER = (
-    "test_decoders", "test_steps", "test_models", "test_conv", "test_distributed", "test_faults", "test_run",
-    "test_plan", "test_crf", "test_optimizer", "test_configs", "test_inference", "test_ablations",
-    "test_receptive_field", "test_batch_norm", "test_predict", "test_train", "test_export", "test_twin", "test_rooms",
+    "test_decoders", "test_export_formats", "test_steps", "test_small_arrays", "test_models", "test_conv",
+    "test_faults", "test_distributed", "test_example_scripts", "test_run", "test_network_crf", "test_inference",
+    "test_bands", "test_crf", "test_plan", "test_inside", "test_optimizer", "test_configs", "test_ablations",
+    "test_receptive_field", "test_batch_norm", "test_predict", "test_multi_label", "test_losses", "test_train",
+    "test_outputs", "test_carry_over", "test_calibration", "test_images", "test_export", "test_twin", "test_rooms",
     "test_builders",
 )  # fmt: skip
 

@@ -12,8 +12,9 @@ from gcn_jax.evaluation.evaluator import Evaluator
 from gcn_jax.evaluation.result import as_json
 from gcn_jax.inference.labeller import Labeller
 from gcn_jax.models import init_variables
+from gcn_jax.runtime.compilation import platform_jit
 from gcn_jax.runtime.mesh import check_divides, local_mesh, make_mesh
-from gcn_jax.training.step import init_state
+from gcn_jax.training.step import init_state, make_train_step
 
 # Of config.data: all random changes to an image beyond mirroring.
 CHANGES = {
@@ -42,6 +43,11 @@ def new_state(config, seed=0):
     """The state before the first step, with random weights."""
     recipe = settings.recipe(config)
     return init_state(init_variables(recipe.model, seed), recipe)
+
+
+def jit_step(recipe, joined=False):
+    """A training step for the devices at hand, which leaves the state it gets as it is."""
+    return platform_jit(make_train_step(recipe, joined), "float32")
 
 
 def train_batches(source, config, share=(0, 1)):

@@ -81,7 +81,7 @@ def test_lattice(kind):
     expected = brute_force(image, logits, params, permutohedral)
     np.testing.assert_allclose(ours, expected, atol=2e-5)
     with xla.platform("gpu"):
-        np.testing.assert_allclose(crf.mean_field(image, logits, params), expected, atol=2e-5)
+        np.testing.assert_allclose(mean_field(image, logits, params), expected, atol=2e-5)
     if kind != "noise":  # in which the true kernel has no neighbours at all
         limit = 0.02 if kind in ("scene", "constant") else 0.05  # few lattice points have all their neighbours
         assert np.abs(ours - brute_force(image, logits, params)).mean() < limit

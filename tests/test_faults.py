@@ -301,12 +301,11 @@ def test_training_goes_on_when_its_output_is_closed(folder, tmp_path, closed):
     assert "images_per_second" in (job.workdir / "metrics.jsonl").read_text().splitlines()[-2]
 
 
-# Runs run.py with its stdin as controlling terminal; and with SIGHUP ignored, as by nohup, or not.
+# Runs run.py with its stdin as controlling terminal; and with SIGHUP ignored, as by nohup, or not, whatever it is here.
 IN_TERMINAL = """
 import fcntl, os, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-if sys.argv[1] == "True":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "True" else signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, "run.py", *sys.argv[2:]])
 """
 
@@ -323,11 +322,14 @@ def test_a_closed_terminal_stops_training_unless_it_is_to_go_on(folder, tmp_path
         stdin=end, stdout=end, stderr=end, start_new_session=True,
     )  # fmt: skip
     os.close(end)
-    while job.newest() < 3:
-        assert process.poll() is None, os.read(terminal, 10000)
-        time.sleep(0.05)
-    os.close(terminal)
-    assert process.wait(300) == 0
+    try:
+        while job.newest() < 3:
+            assert process.poll() is None, os.read(terminal, 10000)
+            time.sleep(0.05)
+        os.close(terminal)
+        assert process.wait(300) == 0
+    finally:
+        process.kill()
     assert job.newest() >= 3
     assert (job.newest() == 20) if ignored else (job.newest() < 4000)
     assert not digests.damage(job.workdir / "checkpoints" / str(job.newest()))

@@ -23,9 +23,9 @@ from gcn_jax.models.preprocessing import Preprocessing, normalize
 from gcn_jax.modes import crf_search, export
 from gcn_jax.runtime.mesh import make_mesh, replicated
 from gcn_jax.training.optimizer import make_optimizer
-from gcn_jax.training.step import init_state, make_train_step
+from gcn_jax.training.step import init_state
 from tests.crf_scenes import SMALL, all_features, permutohedral, scene
-from tests.helpers import random_batch, relative
+from tests.helpers import jit_step, random_batch, relative
 
 RGB = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
@@ -192,7 +192,7 @@ def test_a_step_lowers_the_loss(with_crf):
     """End to end: everything is trained, and after some steps the loss of the same batch is lower."""
     recipe, variables = starts(with_crf)
     state, batch = init_state(variables, recipe), random_batch(2)
-    step = jax.jit(make_train_step(recipe))
+    step = jit_step(recipe)
     first = state.params["crf"]
     losses = []
     for _ in range(4):

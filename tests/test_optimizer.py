@@ -13,8 +13,8 @@ from gcn_jax.errors import UserError
 from gcn_jax.models import init_variables
 from gcn_jax.models.backbones.resnet import FREEZE
 from gcn_jax.training.optimizer import Solver, join_fixed, learning_rate, make_optimizer, split_fixed
-from gcn_jax.training.step import init_state, make_train_step
-from tests.helpers import random_batch, randomize
+from gcn_jax.training.step import init_state
+from tests.helpers import jit_step, random_batch, randomize
 
 ORDER = {"conv1": 1, "norm1": 1, **{f"res{i}_block1": i for i in range(2, 6)}}  # in `FREEZE`, of a resnet14
 
@@ -140,7 +140,7 @@ def lower(config):
     recipe = settings.recipe(config)
     model = recipe.model
     state = init_state(randomize(init_variables(model, 0)), recipe)
-    return state, jax.jit(make_train_step(recipe)).lower(state, random_batch(2))
+    return state, jit_step(recipe).lower(state, random_batch(2))
 
 
 def changed(new, old):

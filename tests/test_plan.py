@@ -33,15 +33,16 @@ def test_data_parallel_exchanges_the_gradients_and_nothing_else(config, monkeypa
     config.batch_size = 8
     found = plan.make_plan(config)
     assert found["mesh"] == {"data": 8, "space": 1}
-    num_parameters = sum(map(math.prod, shapes(config).values()))
+    parameters = shapes(config)
+    num_parameters = sum(map(math.prod, parameters.values()))
     assert found["memory"]["parameters"] == 4 * num_parameters
     assert found["memory"]["optimizer_state"] == 4 * num_parameters + 4, "momentum, number of updates"
     assert found["memory"]["batch"] == 64 * 64 * (3 + 1), "of one of eight images"
     assert found["fits"]
     # A fixed norm's scale has its gradient from that of the kernel it is folded into, the same on all devices; a
     # deconvolution is computed, and so has its gradient, as 3x3 kernels to 2x2 pixels: 36 numbers for 16.
-    exchanged = {path: math.prod(shape) for path, shape in shapes(config).items() if path[-1] != "scale"}
-    exchanged |= {path: 36 * n // 16 for path, n in exchanged.items() if shapes(config)[path][:2] == (4, 4)}
+    exchanged = {path: math.prod(shape) for path, shape in parameters.items() if path[-1] != "scale"}
+    exchanged |= {path: 36 * n // 16 for path, n in exchanged.items() if parameters[path][:2] == (4, 4)}
     assert list(found["collectives"]) == ["all-reduce"], "no activation is gathered"
     scalars = found["collectives"]["all-reduce"]["bytes"] - 4 * sum(exchanged.values())
     assert 0 < scalars <= 16, "the loss and the number of its pixels"

@@ -21,7 +21,7 @@ from gcn_jax.runtime import compilation
 from gcn_jax.runtime.compilation import options, platform_jit
 from gcn_jax.runtime.mesh import put_batch, replicated
 from gcn_jax.training.step import global_norm, init_state, jit_train_step, make_train_step
-from tests.helpers import check_mesh, mesh_of, random_batch, randomize
+from tests.helpers import check_mesh, jit_step, mesh_of, random_batch, randomize
 
 
 def one_step(config, data, space):
@@ -35,7 +35,8 @@ def one_step(config, data, space):
     assert len(batch["image"].sharding.device_set) == data * space
     # Of several devices' programs the partition is tested; to optimise them within would take half of the time.
     options = {"xla_backend_optimization_level": 0} if mesh.size > 1 else {}
-    state, metrics = jax.jit(make_train_step(recipe), compiler_options=options)(state, batch)
+    with xla.platform("cpu"):
+        state, metrics = jax.jit(make_train_step(recipe), compiler_options=options)(state, batch)
     gradient = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, variables["params"])
     return metrics, gradient, jax.device_get(state.batch_stats)
 
@@ -145,7 +146,7 @@ def test_global_norm(shapes):
             np.testing.assert_allclose(jax.jit(global_norm)(tree), expected, rtol=1e-6)
 
 
-SHAPES = [(d, s) for d in (1, 2, 4, 8) for s in (1, 2, 4, 8) if 1 < d * s <= 8]
+SHAPES = [(8, 1), (4, 2), (2, 4), (1, 8), (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_ema_follows_the_parameters(config):
     recipe = settings.recipe(config)
     model = recipe.model
     variables = randomize(init_variables(model, 0))
-    state, _ = jax.jit(make_train_step(recipe))(init_state(variables, recipe), random_batch(2))
+    state, _ = jit_step(recipe)(init_state(variables, recipe), random_batch(2))
     kernel, old = state.params["backbone"]["conv1"]["kernel"], variables["params"]["backbone"]["conv1"]["kernel"]
     averaged = state.eval_variables()["params"]["backbone"]["conv1"]["kernel"]
     np.testing.assert_allclose(averaged, 0.75 * old + 0.25 * np.asarray(kernel), rtol=1e-5)
