@@ -34,6 +34,7 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(XLA_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+import jax
 import ml_collections
 import pytest
 
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts what takes long first, so that all processes end at about the same time."""
     places = {name: place for place, name in enumerate(ORDER)}
     items.sort(key=lambda item: places.get(item.path.stem, len(ORDER)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_file():
+    """Lets go of what a file has compiled: the processes would hold 10 GB by the end."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -67,7 +67,10 @@ def test_exact_kernels():
     np.testing.assert_allclose(crf.refine(image, logits, potts, filter="exact"), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["scene", "constant", "noise", "row", "column", "pixel"])
+@pytest.mark.parametrize(
+    "kind",
+    ["scene", "constant", "noise", *(pytest.param(k, marks=pytest.mark.slow) for k in ("row", "column", "pixel"))],
+)
 def test_lattice(kind):
     """Against the lattice of dictionaries: few cells with all pixels, each pixel its own cells, images of one row."""
     image, logits = scene(16, 13, 3)

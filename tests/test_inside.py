@@ -84,7 +84,7 @@ def test_decoders_with_means_take_what_is_inside():
     assert {name for name in DECODERS if build_model(5, "resnet14", decoder=name).takes_inside} == set(OF_WHOLE)
 
 
-@pytest.mark.parametrize("name", OF_WHOLE)
+@pytest.mark.parametrize("name", [n if n == "parsenet" else pytest.param(n, marks=pytest.mark.slow) for n in OF_WHOLE])
 def test_what_a_decoder_says_of_the_whole_is_of_the_image(name):
     """The layers on the means or maxima of a padded map give what they give of the map that is not padded."""
     model = build_model(5, "resnet14", width=4, decoder=name)
@@ -141,6 +141,7 @@ class Part(nn.Module):
         )
 
 
+@pytest.mark.slow
 def test_the_network_tells_the_part_of_each_scale():
     """64 x 96 pixels at stride 32, and as large again for the other scale: the maxima of both."""
     model = Network(ResNet("resnet14", 4), Part(), fused_scales=(1.5,))

@@ -127,7 +127,7 @@ def test_other_names_are_refused(name):
         parse(name)
 
 
-@pytest.mark.parametrize("mesh", [(8, 1), (2, 4)])
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (2, 4)])
 def test_on_a_mesh_a_loss_is_that_of_the_whole_batch(mesh):
     loss = Loss("cross_entropy+dice+lovasz+focal", weights=WEIGHTS, hardest=0.3)
     rng = np.random.default_rng(1)

@@ -168,12 +168,12 @@ def test_deconvolution_starts_as_bilinear_interpolation():
 def test_boundary_refine_starts_as_the_identity():
     scores = jnp.asarray(np.random.default_rng(0).standard_normal((1, 8, 8, 4)), jnp.float32)
     module = BoundaryRefine()
-    np.testing.assert_array_equal(module.apply(module.init(jax.random.key(0), scores), scores), scores)
+    np.testing.assert_array_equal(module.apply(jax.jit(module.init)(jax.random.key(0), scores), scores), scores)
 
 
 def test_global_conv_sees_k_by_k_pixels():
     module, x = GlobalConv(2, 7), jnp.zeros((1, 21, 21, 3))
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     gradient = jax.jit(jax.grad(lambda x: module.apply(variables, x)[0, 10, 10].sum()))(x)
     seen = np.argwhere(np.abs(gradient[0]).sum(-1) > 0)
     assert seen.min(0).tolist() == [7, 7]
@@ -218,9 +218,8 @@ def with_gradients(**changes):
 IMAGES = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, pytest.param({"remat": True, "backbone": "resnet50_gcn", "width": 8}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"remat": True, "backbone": "resnet50_gcn", "width": 8}])
 def test_plain_convolutions_compute_the_same(changes):
     results = []
     for convolutions in ("fast", "plain"):

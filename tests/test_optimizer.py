@@ -194,6 +194,7 @@ def test_what_is_trained_gets_the_gradient_it_had(config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, part)
 
 
+@pytest.mark.slow
 def test_what_is_fixed_costs_no_backward_pass(config):
     """A forward pass is a third of a step: without the backbone's backward pass little more is left of it."""
     config.model.width = 32
@@ -205,6 +206,7 @@ def test_what_is_fixed_costs_no_backward_pass(config):
     assert flops["res5"] < flops["res3"] < flops[""]
 
 
+@pytest.mark.slow
 def test_the_backbones_rate_is_a_fraction_of_the_others(config):
     config.optimizer.learning_rate = 0.01
     steps = {}

@@ -169,7 +169,7 @@ def test_polygons_go_back_into_training(config, ready, tmp_path):
     assert seen == 3
 
 
-@pytest.mark.parametrize("protocol", [{"window": 64}, {"crf": "1,1,1,1,10,10"}])
+@pytest.mark.parametrize("protocol", [{"window": 64}, pytest.param({"crf": "1,1,1,1,10,10"}, marks=pytest.mark.slow)])
 def test_parts_are_the_whole(config, protocol):
     """Of windows, which come in rows, and of the CRF; against the probabilities of the whole image."""
     config.eval.update(protocol)

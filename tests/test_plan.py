@@ -171,6 +171,7 @@ ENTRY %main (a: f32[9]) -> f32[9] {
     assert estimated_cycles(text) == 2000
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_says_what_would_help(config, monkeypatch):
     config.batch_size, config.mesh.data, config.data.size, config.num_steps = 8, 1, 128, 100
     messages = (  # of libtpu 0.0.42.1: early, and after it has tried

@@ -298,6 +298,7 @@ def test_damaged_files_are_named(tmp_path):
             receptive_field.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_that_ignores_its_input_is_told(config, tmp_path, monkeypatch):
     """All weights zero: no gradient, no picture."""
     saved_config.save(config, tmp_path)

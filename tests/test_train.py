@@ -32,6 +32,7 @@ def test_a_stop_signal_at_any_moment_is_followed_by_a_save(config, tmp_path, mon
     assert signal.getsignal(signal.SIGTERM) == previous
 
 
+@pytest.mark.slow
 def test_a_copy_within_a_step_is_an_error(config, tmp_path, monkeypatch):
     """Such as of a batch that was left on the host: it would wait for the device at every step."""
     config.num_steps, config.mesh.data = 1, 1
