@@ -373,7 +373,7 @@ def _check_for(saver, seconds):
 @pytest.mark.slow
 def test_kills_at_random_moments_change_no_bit(tmp_path):
     """In full: `make faults`."""
-    kill_and_compare(tmp_path, seed=1, num_kills=3)
+    kill_and_compare(tmp_path, seed=1, num_kills=2)
 
 
 @pytest.mark.slow

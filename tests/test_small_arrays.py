@@ -58,21 +58,17 @@ def test_large_arrays_stay_as_they_are(monkeypatch, config):
     assert all(joined[path] is flat[path] for path in large)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {"optimizer.decay": "kernels", "optimizer.backbone_rate": 0.5, "optimizer.layer_decay": 0.8},
-        *(
-            pytest.param(changes, marks=pytest.mark.slow)
-            for changes in (
-                {"model.freeze": "res3", "optimizer.clip_norm": 0.1, "optimizer.ema_decay": 0.5},
-                {"optimizer.name": "adamw", "optimizer.decay": "kernels", "optimizer.accumulate": 2}
-                | {"model.norm": "train", "model.remat": True},
-                {"model.decoder": "fcn", "model.decoder_norm": "train", "model.auxiliary": True}
-                | {"model.output_stride": 32, "model.fused_scales": (0.5,)},
-                {"model.decoder": "lrr", "model.crf": "dpn"},
-            )
-        ),
+        {"model.freeze": "res3", "optimizer.clip_norm": 0.1, "optimizer.ema_decay": 0.5},
+        {"optimizer.name": "adamw", "optimizer.decay": "kernels", "optimizer.accumulate": 2}
+        | {"model.norm": "train", "model.remat": True},
+        {"model.decoder": "fcn", "model.decoder_norm": "train", "model.auxiliary": True}
+        | {"model.output_stride": 32, "model.fused_scales": (0.5,)},
+        {"model.decoder": "lrr", "model.crf": "dpn"},
     ],
 )
 def test_steps_are_those_of_the_separate_state(config, changes):

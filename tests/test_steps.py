@@ -48,10 +48,8 @@ def test_whose_matrix_products_a_cpu_takes(dtype, is_ynnpacks):
     assert ("ynn" in text) == is_ynnpacks
 
 
-@pytest.mark.parametrize(
-    ("platform", "lowered_for"),
-    [("cpu", "cpu"), *(pytest.param(*names, marks=pytest.mark.slow) for names in (("gpu", "cuda"), ("tpu", "tpu")))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("platform", "lowered_for"), [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
 def test_a_step_for_one_platform_does_what_one_for_any_does_there(config, platform, lowered_for):
     recipe = settings.recipe(config)
     model = recipe.model

@@ -11,7 +11,8 @@ from gcn_jax.checkpoints import manager as checkpoints
 from gcn_jax.modes import train
 
 
-@pytest.mark.parametrize("moment", [pytest.param("check_finite", marks=pytest.mark.slow), "put_batch"])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["check_finite", "put_batch"])
 def test_a_stop_signal_at_any_moment_is_followed_by_a_save(config, tmp_path, monkeypatch, capfd, moment):
     config.log_every, config.num_steps, config.mesh.data = 1, 50, 1
     before_stop = [3]
