@@ -12,10 +12,10 @@ demo: .venv/installed  ## trains a small GCN on drawn shapes and evaluates it, a
 	@echo "Open runs/shapes/report.html in a browser: scores, curves, and pictures of what is right and wrong."
 	@echo "Curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir=runs"
 
-test: .venv/installed-dev  ## every kind of thing, at most 4 minutes on 2 cores
+test: .venv/installed-dev  ## every kind of thing, 4 to 5 minutes on 2 cores, 7 the first time
 	$(TEST) -m "not slow"
 
-test-slow: .venv/installed-dev  ## the others, about 20 minutes
+test-slow: .venv/installed-dev  ## the others, about 28 minutes on 2 cores
 	$(TEST) -m slow
 
 test-all: test test-slow  ## all tests
