@@ -439,7 +439,7 @@ def on_mesh(name, space, norm):
 def test_rows_over_devices_compute_what_one_device_does(name, norm):
     """Whole means and bins are sums over all of them, and taps reach beyond the neighbours."""
     expected, gradients = on_mesh(name, 1, norm)
-    for space in (4, 8) if name in ("parsenet", "pspnet", "deeplabv3plus", "zoomout") else (8,):
+    for space in (4, 8) if decoder_with_weights(name)[0].takes_inside else (8,):
         loss, sharded = on_mesh(name, space, norm)
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
         for a, b in zip(jax.tree.leaves(sharded), jax.tree.leaves(gradients), strict=True):
